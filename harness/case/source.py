@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import onnx
     from pydantic import JsonValue
 
+_UNWRITTEN = "returned a model that cannot be written:"
 _BLOCK = 1 << 20
 _SILENCE = 60.0  # seconds without a byte
 _LONGEST = 3600.0  # seconds that a download may take
@@ -81,7 +83,9 @@ def _local(case: Case, name: str, sha256: str | None) -> Path:
 def build(case: Case, name: str) -> bytes:
     """The model that a builder makes, as a file has it; called in the process of users' functions."""
     with UserFunction(name, case) as function:
-        made: bytes = _to_proto(function, function(**_arguments(case))).SerializeToString()
+        returned = function(**_arguments(case))
+        proto = function.run(lambda: _to_proto(function, returned), _UNWRITTEN)
+        made: bytes = function.run(proto.SerializeToString, _UNWRITTEN)
     return made
 
 
@@ -106,9 +110,10 @@ def export(case: Case, name: str) -> tuple[bytes, list[tuple[Place, str]]]:
             raise
         except Exception as error:
             raise blame_export(function, error, exporter) from error
-        proto = _at_opset(function, _to_proto(function, program), case.model.opset)
+        proto = function.run(lambda: _to_proto(function, program), _UNWRITTEN)
+        data: bytes = function.run(_at_opset(function, proto, case.model.opset).SerializeToString, _UNWRITTEN)
         frozen = [(each.place, each.said) for each in trace_warnings(function, caught)]
-    return proto.SerializeToString(), frozen
+    return data, frozen
 
 
 @contextlib.contextmanager
@@ -164,13 +169,12 @@ def run_module(
             tensors = [torch.from_numpy(array.copy()) for array in arrays]
             named = dict(zip(names, tensors[len(examples) :], strict=False))
 
-            def forward(tensors: Any = tensors[: len(examples)], named: Any = named) -> Any:
+            def forward(tensors: Any = tensors[: len(examples)], named: Any = named) -> list[np.ndarray]:
                 with torch.no_grad():
-                    return module(*tensors, **named)
+                    leaves = torch.utils._pytree.tree_leaves(module(*tensors, **named))
+                    return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
-            returned = function.run(forward, "returned a module that raised")
-            leaves = torch.utils._pytree.tree_leaves(returned)
-            found.append([leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
+            found.append(function.run(forward, "returned a module that raised"))
         return found
 
 
@@ -232,12 +236,13 @@ def _quiet() -> Iterator[None]:
 
 def _to_proto(function: UserFunction, model: Any) -> onnx.ModelProto:
     import onnx
-    import onnx_ir
 
     if isinstance(model, onnx.ModelProto):
         return model
-    if isinstance(model, onnx_ir.Model):
-        return onnx_ir.to_proto(model)
+    onnx_ir: Any = sys.modules.get("onnx_ir")  # whoever has made a model of it has imported it
+    if onnx_ir is not None and isinstance(model, onnx_ir.Model):
+        made: onnx.ModelProto = onnx_ir.to_proto(model)
+        return made
     proto = getattr(model, "model_proto", None)  # torch.onnx.ONNXProgram
     if isinstance(proto, onnx.ModelProto):
         return proto

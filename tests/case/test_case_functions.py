@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from harness.case import Case, resolve_model
-from harness.case.functions import frames, serving
+from harness.case.functions import frames, serving, take_score
 from harness.case.functions.operators import load_operators
 from harness.case.functions.process import call_apart
 from harness.errors import BuilderError, InternalError
@@ -215,3 +215,128 @@ def test_a_fault_of_harness_is_not_called_the_functions(monkeypatch) -> None:
     with pytest.raises(InternalError, match="internal error: TypeError") as caught:
         call_apart(returns_an_object, case, "users:build", "builder")
     assert any("frame_of" in line for line in caught.value.evidence)
+
+
+# What a function has returned or raised, and harness looks at
+
+
+HANDED = {
+    "proto": (
+        "class Lazy:\n    @property\n    def model_proto(self):\n        DO\n\ndef build():\n    return Lazy()\n",
+        "builder users:build returned a model that cannot be written: Own: at work",
+    ),
+    "tensor": (
+        "import onnx_ir as ir\n\ndef give():\n    DO\n\ndef build():\n    made = ir.from_proto(model())\n"
+        "    lazy = ir.LazyTensor(give, ir.DataType.FLOAT, ir.Shape([4]), name='w')\n"
+        "    made.graph.register_initializer(ir.Value(name='w', const_value=lazy))\n    return made\n",
+        "builder users:build returned a model that cannot be written: Own: at work",
+    ),
+    "message": (
+        "class Bad(Exception):\n    def __str__(self):\n        DO\n\ndef build():\n    raise Bad\n",
+        "builder users:build raised Bad: no message, as its __str__ raised Own",
+    ),
+    "float": (
+        "class Score:\n    def __float__(self):\n        DO\n\ndef score(reference, candidate):\n    return Score()\n",
+        "metric users:score returned what is no float: Own: at work",
+    ),
+    "repr": (
+        "class Score:\n    def __repr__(self):\n        DO\n\ndef score(reference, candidate):\n    return Score()\n",
+        "metric users:score returned a users.Score instead of a number",
+    ),
+    "operators": (
+        "from onnx.reference.op_run import OpRun\n\nclass One(OpRun):\n    pass\n\n"
+        "def ops():\n    yield One\n    DO\n",
+        "ops users:ops raised Own: at work",
+    ),
+}
+"""What runs when harness uses what came from the function, and what is said where it raises."""
+
+
+def use(text: str) -> None:
+    """Have harness call the function that `text` holds."""
+    if "def ops" in text:
+        load_operators(case_of(text, ops="users:ops"))
+    elif "def score" in text:
+        call_apart(take_score, case_of(text), "users:score", "metric", [], [], "{}")
+    else:
+        build(text)
+
+
+@pytest.mark.parametrize("kind", HANDED)
+def test_what_a_returned_object_raises_is_blamed_on_its_line(kind: str) -> None:
+    text, message = HANDED[kind]
+    with pytest.raises(BuilderError) as caught:
+        use("class Own(Exception):\n    pass\n\n" + text.replace("DO", "raise Own('at work')"))
+    assert caught.value.message == message
+    line = {"message": "raise Bad", "repr": "def score"}.get(kind, "raise Own")
+    assert caught.value.where == f"users.py:{line_of(line)}"
+
+
+@pytest.mark.parametrize("kind", HANDED)
+def test_what_a_returned_object_never_ends_is_ended_on_its_line(kind: str, monkeypatch) -> None:
+    build(
+        "import onnx.reference.op_run\nimport onnx_ir\n\ndef build():\n    return model()\n"
+    )  # takes its time
+    Path("harness.toml").write_text("[functions]\nseconds = 0.5\n")
+    monkeypatch.setenv("HARNESS_CONFIG", str(Path("harness.toml").absolute()))
+    text, _ = HANDED[kind]
+    with pytest.raises(BuilderError, match=r"did not return within 0\.5 s") as caught:
+        use(text.replace("DO", "while True: pass"))
+    assert caught.value.where == f"users.py:{line_of('while True')}"
+
+
+def test_a_number_that_is_no_float_is_blamed() -> None:
+    with pytest.raises(BuilderError, match="returned what is no float: OverflowError") as caught:
+        use("def score(reference, candidate):\n    return 10 ** 5000\n")
+    assert caught.value.where == f"users.py:{line_of('def score')}"
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("Own('gone')", "builder users:build raised Own: gone"),
+        ("KeyboardInterrupt('gone')", "builder users:build raised KeyboardInterrupt: gone"),
+        ("SystemExit('gone')", "builder users:build raised SystemExit: gone"),
+        ("GeneratorExit", "builder users:build raised GeneratorExit: without a message"),
+    ],
+)
+def test_whatever_is_raised_keeps_its_message(raised: str, message: str, capfd) -> None:
+    with pytest.raises(BuilderError) as caught:
+        build(f"class Own(BaseException):\n    pass\n\ndef build():\n    raise {raised}\n")
+    assert caught.value.message == message
+    assert caught.value.where == f"users.py:{line_of('raise')}"
+    assert capfd.readouterr().err == ""
+
+
+def test_long_messages_are_cut() -> None:
+    with pytest.raises(BuilderError) as caught:
+        build("def build():\n    raise ValueError('x' * 5_000_000)\n")
+    assert "more characters)" in caught.value.message
+    assert len(str(caught.value)) < 5_000
+    assert len(str(caught.value.__cause__)) < 20_000
+
+
+def test_strings_between_operators_are_blamed_on_the_operator() -> None:
+    case = case_of(
+        """
+        import numpy as np
+        from onnx.reference.op_run import OpRun
+
+        class Words(OpRun):
+            op_domain = "our.ops"
+
+            def _run(self, x):
+                return (np.array(["a"], dtype=object),)
+
+        def ops():
+            return Words
+        """,
+        ops="users:ops",
+    )
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy")
+    node = onnx.helper.make_node("Words", ["x"], ["y"], "words", domain="our.ops")
+    graph = onnx.helper.make_graph([node], "g", [x], [y])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("our.ops", 1)])
+    given = {"x": np.float32([1])}
+    with pytest.raises(BuilderError, match="returned object for 'y' at node 'words'"):
+        load_operators(case).compute(made.SerializeToString(), "words", given, {"y": None})

@@ -33,6 +33,8 @@ T = TypeVar("T")
 OWN = "name a function of your own, in a module beside the case file"
 _MOST = 4000
 """Characters of what a function says that are handed on."""
+_DEEPEST = 20
+"""Exceptions, each the cause of the one before, that are looked at."""
 
 _HARNESS = __name__.partition(".")[0]
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
@@ -51,16 +53,17 @@ class Watched:
     where: Place | None
 
 
-Tell = Callable[[Watched | None], None]
+Tell = Callable[[Watched], None]
 _watchers: list[Tell] = []
 
 
 def watch(tell: Tell) -> None:
-    """Have `tell` called with what begins to work in this process, and with None when it is done."""
+    """Have `tell` called with what begins to work in this process. Its time goes on when it has returned: what harness
+    does with what it returned is work of it, too."""
     _watchers.append(tell)
 
 
-def _tell(watched: Watched | None) -> None:
+def _tell(watched: Watched) -> None:
     for tell in _watchers:
         tell(watched)
 
@@ -106,8 +109,14 @@ class UserFunction:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         self._stack.close()
+        if error is None or isinstance(error, HarnessError):
+            return
+        if (
+            self.line_of(error) is not None
+        ):  # raised by an object that the function has made, wherever harness used it
+            raise self.blame(error) from error
 
     def __call__(self, **arguments: Any) -> Any:
         """Call the function.
@@ -119,7 +128,7 @@ class UserFunction:
         return self.run(lambda: self._function(**arguments))
 
     def run(self, work: Callable[[], T], verb: str = "raised") -> T:
-        """What `work` returns, which calls the function or what it has returned.
+        """What `work` returns, which calls the function or uses what it has returned.
 
         Raises:
             BuilderError: it raised.
@@ -128,18 +137,17 @@ class UserFunction:
             return self.within_limit(work)
         except HarnessError:
             raise
-        except (Exception, SystemExit) as error:
+        except (
+            BaseException
+        ) as error:  # one of the user's own, and KeyboardInterrupt: nobody else interrupts here
             raise self.blame(error, verb) from error
 
     def within_limit(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises; whoever watches this process ends it where that takes longer than harness.toml
-        allows.
+        """What `work` returns or raises; whoever watches this process ends it where the answer takes longer than
+        harness.toml allows.
         """
         _tell(Watched(tuple(self.files), self._defined))
-        try:
-            return work()
-        finally:
-            _tell(None)
+        return work()
 
     def error(self, message: str, *, where: Place | None = None, hint: str | None = None) -> BuilderError:
         """A BuilderError that points at `where`, by default at the definition of the function."""
@@ -196,7 +204,7 @@ class UserFunction:
                     hint=near or places,
                 ) from None
             raise self.blame(error, "cannot be imported:") from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise self.blame(error, "cannot be imported:") from error
 
     def _find(self, module: ModuleType, attribute: str) -> Callable[..., Any]:
@@ -236,10 +244,16 @@ class UserFunction:
                 hint=f"its signature is {self.name.partition(':')[2]}{signature}",
             ) from None
 
-    def blame(self, error: BaseException, verb: str) -> BuilderError:
-        """A BuilderError for what was raised, at the innermost line of the function's own module."""
-        message = f"{self._kind} {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
-        return BuilderError(message, where=self.line_of(error) or self._where)
+    def blame(self, error: BaseException, verb: str = "raised", place: Place | None = None) -> BuilderError:
+        """A BuilderError for what was raised, or caused it in the function's own module, at the innermost line there;
+        where there is none, at `place`, or where the function is defined."""
+        raised: BaseException | None = error
+        for _ in range(_DEEPEST):
+            if raised is None or self.line_of(raised) is not None:
+                break
+            raised = raised.__cause__ or raised.__context__
+        blamed = error if raised is None else raised
+        return self.error(f"{verb} {said(blamed)}", where=self.line_of(blamed) or place)
 
     def line_of(self, error: BaseException) -> Place | None:
         """The line of the innermost frame in the function's module or a neighbour of it."""
@@ -396,10 +410,29 @@ def _lies_in_standard_library(module: str) -> bool:
     return any(file.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib"))
 
 
-def cut(text: str) -> str:
-    """`text`, or its beginning and how much is left out."""
+def said(error: BaseException) -> str:
+    """What an exception is called and says, cut."""
+    try:
+        message = str(error).strip() or "without a message"
+    except BaseException as another:
+        message = f"no message, as its __str__ raised {type(another).__name__}"
+    return cut(f"{type(error).__name__}: {message}")
+
+
+def shown(value: object) -> str:
+    """`value` for a message, in 60 characters; a class or what cannot be shown by its name."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"a {type(value).__module__}.{type(value).__qualname__}"
+
+
+def cut(text: str, most: int = _MOST) -> str:
+    """`text`, or its first `most` characters and how many are left out."""
     text = text.encode(errors="backslashreplace").decode()
-    return text if len(text) <= _MOST else f"{text[:_MOST]}… ({len(text) - _MOST} more characters)"
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} more characters)"
 
 
 def short(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.case.functions.calls import UserFunction
+from harness.case.functions.calls import UserFunction, said, shown
 from harness.case.functions.process import FunctionProcess, give_process, take_process
 from harness.case.schema import Case
 from harness.errors import HarnessError, Place
@@ -154,7 +154,7 @@ def load(case: Case, name: str) -> tuple[list[Kind], list[Path]]:
             elif isinstance(each, (str, Path)):
                 libraries.append(_library(function, case.resolve(each).resolve(), str(each)))
             else:
-                raise function.error(f"returned {_shown(each)}, which is not an operator", hint=_HINT)
+                raise function.error(f"returned {shown(each)}, which is not an operator", hint=_HINT)
         if not classes and not libraries:
             raise function.error("returned no operator", hint=_HINT)
     _loaded[:] = [_Loaded(function, classes)]
@@ -163,10 +163,11 @@ def load(case: Case, name: str) -> tuple[list[Kind], list[Path]]:
 
 def prepare(case: Case, name: str, model: bytes) -> str | None:
     """See `Operators.check`; called in the process that has loaded them."""
+    loaded = _loaded[-1]
     try:
-        _loaded[-1].evaluator(model)
+        loaded.function.within_limit(lambda: loaded.evaluator(model))
     except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return said(error).splitlines()[0]
     return None
 
 
@@ -179,22 +180,26 @@ def compute(
     wanted: dict[str, str | None],
 ) -> dict[str, np.ndarray]:
     """See `Operators.compute`; called in the process that has loaded them."""
+    import onnx
+
     loaded = _loaded[-1]
-    function, evaluator = loaded.function, loaded.evaluator(model)
-    (written,) = evaluator.proto_.graph.node
+    function = loaded.function
+    (written,) = onnx.load_from_string(model).graph.node
     place = loaded.place((written.domain, written.op_type))
+
+    def work() -> dict[str, np.ndarray]:
+        values: Sequence[Any] = loaded.evaluator(model).run(list(wanted), fed)
+        found = dict(zip(wanted, values, strict=True))
+        for tensor, value in found.items():
+            _check(function, tensor, value, wanted[tensor], node, place)
+        return found
+
     try:
-        values: Sequence[Any] = function.within_limit(lambda: evaluator.run(list(wanted), fed))
+        return function.within_limit(work)
     except HarnessError:
         raise
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {str(error).strip() or 'without a message'}"
-        where = function.line_of(error) or place
-        raise function.error(f"raised at node {node!r}: {reason}", where=where) from error
-    found = dict(zip(wanted, values, strict=True))
-    for tensor, value in found.items():
-        _check(function, tensor, value, wanted[tensor], node, place)
-    return found
+    except BaseException as error:
+        raise function.blame(error, f"raised at node {node!r}:", place) from error
 
 
 def _check(
@@ -204,7 +209,7 @@ def _check(
     import numpy as np
 
     actual = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
-    if not isinstance(value, np.ndarray) or (wanted is not None and actual != wanted):
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "OSUMm" or actual != (wanted or actual):
         raise function.error(
             f"returned {actual} for {tensor!r} at node {node!r}, where the model has {wanted or 'an array'}",
             where=place,
@@ -226,7 +231,3 @@ def _library(function: UserFunction, path: Path, given: str) -> Path:
             f"returned {given!r}, and ONNX Runtime does not register it: {reason}"
         ) from error
     return path
-
-
-def _shown(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.60}"

@@ -208,7 +208,8 @@ class FunctionProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGUSR1)
         until = time.monotonic() + _PATIENCE
-        while not (found := self.trace()).endswith("\n") and time.monotonic() < until:
+        # It is written frame by frame; the outermost one is that of _CODE.
+        while '"<string>", line' not in (found := self.trace()) and time.monotonic() < until:
             time.sleep(0.01)
         return found
 
@@ -237,12 +238,11 @@ class _Call:
 
     def __init__(self, process: FunctionProcess, case: Case, function: str, seconds: float) -> None:
         self._process, self._case, self._function, self._seconds = process, case, function, seconds
-        self._watched: Watched | None = None
         self._last: Watched | None = None
         self._until: float | None = None
 
     def hear(self, told: dict[str, Any]) -> None:
-        """The function has begun, or it has returned, or Python warns of something."""
+        """The function has begun, or Python warns of something."""
         if "warned" in told:
             message, name, *place = told["warned"]
             category = getattr(builtins, name, None)
@@ -257,10 +257,9 @@ class _Call:
         else:
             self._watch(told["watched"])
 
-    def _watch(self, told: tuple[list[str], Place | None] | None) -> None:
-        self._watched = None if told is None else Watched(tuple(told[0]), told[1])
-        self._last = self._watched or self._last
-        self._until = None if told is None else time.monotonic() + self._seconds
+    def _watch(self, told: tuple[list[str], Place | None]) -> None:
+        self._last = Watched(tuple(told[0]), told[1])
+        self._until = time.monotonic() + self._seconds
 
     def wait(self) -> None:
         """Until there is something to read, within the limit."""

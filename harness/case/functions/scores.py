@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 
-from harness.case.functions.calls import UserFunction
+from harness.case.functions.calls import UserFunction, shown
 from harness.case.schema import Case
 
 Samples = list[dict[str, np.ndarray]]
@@ -40,12 +41,17 @@ def _score(function: UserFunction, expected: Samples, outputs: Samples, argument
         for name, samples in (("reference", expected), ("candidate", outputs))
     }
     found = function(**given, **json.loads(arguments))
-    try:
-        score = math.nan if isinstance(found, str) else float(found)
-    except (TypeError, ValueError):
-        score = math.nan
+    score = function.run(lambda: _number(found), "returned what is no float:")
     if math.isnan(score):
         raise function.error(
-            f"returned {found!r:.60} instead of a number", hint="return one score as a float"
+            f"returned {shown(found)} instead of a number", hint="return one score as a float"
         )
     return score
+
+
+def _number(found: Any) -> float:
+    """NaN for what is none."""
+    try:
+        return math.nan if isinstance(found, str) else float(found)
+    except (TypeError, ValueError):
+        return math.nan

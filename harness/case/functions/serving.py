@@ -29,6 +29,8 @@ from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place
 
 _LAST_RESORT = logging.lastResort
+_MOST = 8000
+"""Characters of a message, whose parts are cut already, and of a part of a traceback."""
 _filters: list[list[Any]] = []
 """Of warnings, as harness has sent them last."""
 
@@ -54,8 +56,8 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
     line = socket.socket(fileno=descriptor)
     voice, show = _Voice(line), warnings.showwarning
 
-    def tell(watched: calls.Watched | None) -> None:
-        voice.say({"watched": watched and [watched.files, watched.where]})
+    def tell(watched: calls.Watched) -> None:
+        voice.say({"watched": [watched.files, watched.where]})
 
     def warn(message: Warning | str, category: type[Warning], file: str, number: int, *more: Any) -> None:
         if voice.is_ours:
@@ -145,9 +147,11 @@ def _filter_warnings(filters: list[list[Any]]) -> None:
 
 
 def _raised(error: HarnessError, where: Place | str | None) -> dict[str, Any]:
-    evidence = list(error.evidence) if isinstance(error, InternalError) else []
-    trace = "".join(traceback.format_exception(error))
-    return {"raised": [type(error).__name__, error.message, where, error.hint, evidence, trace]}
+    evidence = [calls.cut(line) for line in error.evidence] if isinstance(error, InternalError) else []
+    trace = "".join(calls.cut(part, _MOST) for part in traceback.format_exception(error))
+    return {
+        "raised": [type(error).__name__, calls.cut(error.message, _MOST), where, error.hint, evidence, trace]
+    }
 
 
 def _hold(lifeline: int) -> None:
