@@ -38,6 +38,19 @@ def test_the_status_says_whether_something_stands_in_the_way(capsys: pytest.Capt
     assert "nothing is known against 1 model" in capsys.readouterr().out
 
 
+def test_risks_are_counted_where_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    name = write("wide.onnx", 40)
+    model = onnx.load(name)
+    model.graph.node.append(helper.make_node("MatMul", ["v", "w"], ["p"], "product"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((40, 8), np.float32), "w"))
+    model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
+    onnx.save(model, name)
+    assert main(["check", name]) == 0
+    said = capsys.readouterr().out
+    assert "risky tf32" in said
+    assert "By the rules, nothing fails in 1 model: 1 risk\n" in said
+
+
 def test_all_files_are_written_and_a_case_can_expect_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     write("large.onnx", 4000)
     Path("large.case.yaml").write_text("model: {path: large.onnx}\nfindings: [topk-limit]\n")

@@ -311,7 +311,12 @@ def _answer(report: CheckReport) -> str:
         stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
         different = sum(_has(result.findings, Kind.DIFFERENT) for result in results)
         if not stopped + different:
-            return f"By the rules, nothing is known against {count}"
+            minor = [finding.kind for result in results for finding in result.findings]
+            if not minor:
+                return f"By the rules, nothing is known against {count}"
+            each = {"risk": minor.count(Kind.RISKY), "improvement": minor.count(Kind.IMPROVABLE)}
+            known = " and ".join(plural(number, word) for word, number in each.items() if number)
+            return f"By the rules, nothing fails in {count}: {known}"
         text = (
             f"By the rules, of {count} {stopped} will not build, and {different} will compute something else"
         )
