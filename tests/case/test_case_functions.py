@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
 import textwrap
+import time
 import warnings
 from pathlib import Path
 
@@ -340,3 +345,88 @@ def test_strings_between_operators_are_blamed_on_the_operator() -> None:
     given = {"x": np.float32([1])}
     with pytest.raises(BuilderError, match="returned object for 'y' at node 'words'"):
         load_operators(case).compute(made.SerializeToString(), "words", given, {"y": None})
+
+
+# What one function leaves behind for the next
+
+
+PID = "import os\n\ndef build():\n    return model(f'y{os.getpid()}')\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "import signal; signal.alarm(1)",
+        "import signal; signal.setitimer(signal.ITIMER_REAL, 0.3)",
+        "import warnings; warnings.simplefilter('error')",
+    ],
+)
+def test_what_can_be_restored_is(change: str) -> None:
+    first = build(PID.replace("    return", f"    {change}\n    return"))
+    second = build(
+        PID.replace(
+            "    return", "    import time, warnings; time.sleep(1.2); warnings.warn('old')\n    return"
+        )
+    )
+    assert first.graph.output[0].name == second.graph.output[0].name
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ("import sys; sys.stdout.close()", "print('said', flush=True)"),
+        ("import sys; sys.stderr = None", "import sys; sys.stderr.write('')"),
+        ("import numpy as np; np.seterr(all='raise')", "import numpy as np; np.float32(1) / np.zeros(1)"),
+        ("import sys; sys.setrecursionlimit(5000)", "import sys; assert sys.getrecursionlimit() < 5000"),
+        (
+            "import signal; signal.signal(signal.SIGINT, lambda *_: os._exit(3))",
+            "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler",
+        ),
+        (
+            "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (99, 4096))",
+            "import resource as r; assert r.getrlimit(r.RLIMIT_NOFILE)[0] != 99",
+        ),
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=[60]).start()",
+            "import threading; assert len(threading.enumerate()) == 2",
+        ),
+    ],
+)
+def test_what_cannot_be_restored_costs_the_process(change: str, seen: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = build(PID.replace("    return", f"    {change}\n    return"))
+        second = build(PID.replace("    return", f"    {seen}\n    return"))
+    assert first.graph.output[0].name != second.graph.output[0].name
+
+
+@pytest.mark.parametrize("by", ["SIGKILL", "SIGHUP", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("child", ["fork", "subprocess"])
+def test_what_a_function_has_started_ends_with_harness(child: str, by: str) -> None:
+    start = {
+        "fork": "if os.fork() == 0:\n        open('born', 'w').write(f'{os.getpid()}\\n')\n        while True: pass",
+        "subprocess": "child = subprocess.Popen(['sleep', '600'])\n    open('born', 'w').write(f'{child.pid}\\n')",
+    }[child]
+    case_of(f"import os, subprocess\n\ndef build():\n    {start}\n    return sum(iter(int, 1))\n")
+    Path("a.case.yaml").write_text("model: {builder: users:build}\nruns: [fp32]\n")
+    command = [sys.executable, "-m", "harness", "run", "a.case.yaml"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as started:
+        until = time.monotonic() + 60
+        while not (Path("born").exists() and Path("born").read_text().endswith("\n")):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        started.send_signal(getattr(signal, by))
+        _, said = started.communicate(timeout=30)
+    assert "Traceback" not in said
+    state = Path(f"/proc/{int(Path('born').read_text())}/stat")
+    until = time.monotonic() + 10
+    while lives(state) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not lives(state)
+
+
+def lives(state: Path) -> bool:
+    """Whether the process of /proc/…/stat runs."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

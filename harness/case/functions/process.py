@@ -51,7 +51,7 @@ _PARTS = {"name", "path", "model", "seed", "ops"}
 """What functions read of a case."""
 
 _idle: list[FunctionProcess] = []
-_lock = threading.Lock()
+_lock = threading.RLock()  # what gives one back may be collected while one is taken
 
 
 def call_apart(
@@ -95,9 +95,10 @@ def take_process() -> FunctionProcess:
 
 
 def give_process(process: FunctionProcess) -> None:
-    """Keep a process for the next function, if it is in order and no other is kept."""
+    """Keep a process for the next function, if it is as it was at first and no other is kept."""
+    keep = process.is_usable and not _idle and process.is_restored()
     with _lock:
-        keep = process.is_usable and not _idle
+        keep = keep and not _idle
         if keep:
             _idle.append(process)
     if not keep:
@@ -181,6 +182,25 @@ class FunctionProcess:
             raise _error(*about) from _Raised(trace)
         found: T = reply["returned"]
         return found
+
+    def is_restored(self) -> bool:
+        """Whether it is as it was before the first call, after what can be restored has been."""
+        until = time.monotonic() + _PATIENCE
+
+        def wait() -> None:
+            while not self.has_input():
+                if self.is_gone or time.monotonic() > until:
+                    raise EOFError
+
+        with self._busy, contextlib.suppress(OSError, EOFError, frames.FrameError):
+            frames.send_stderr(self._line)
+            frames.send(self._line, frames.frame_of(None))
+            while "returned" not in (reply := frames.receive(self._line, wait)):
+                if "raised" in reply:
+                    return False
+            restored: bool = reply["returned"]
+            return restored
+        return False
 
     def has_input(self) -> bool:
         """Whether there is something to read, by now or in a moment."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case.functions import calls, frames
+from harness.case.functions.state import State
 from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place
 
@@ -67,10 +68,11 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
 
     calls.watch(tell)
     warnings.showwarning = warn  # type: ignore[assignment]
+    state = State()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             frames.take_stderr(line)
-            voice.say(_reply(line))
+            voice.say(_reply(line, state))
             if not voice.is_ours:  # the function has forked, and returned in both processes
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.flush()
@@ -108,11 +110,15 @@ class _Voice:
                 self._busy.release()
 
 
-def _reply(line: socket.socket) -> dict[str, Any]:
+def _reply(line: socket.socket, state: State) -> dict[str, Any]:
     """What is answered to the next request. A fault of harness is told as that, and never ends the process, which would
     be taken for the function's doing."""
     try:
-        return _answer(frames.receive(line))
+        request = frames.receive(line)
+        if request is None:
+            _filters.clear()
+            return {"returned": state.restore()}
+        return _answer(request)
     except HarnessError as error:
         return _raised(error, error.place or error.where)
     except (EOFError, ConnectionError):
@@ -155,18 +161,19 @@ def _raised(error: HarnessError, where: Place | str | None) -> dict[str, Any]:
 
 
 def _hold(lifeline: int) -> None:
-    """End with harness: the kernel sends SIGIO when the other end of the lifeline closes, also while native code
-    holds the interpreter lock; a thread looks where the kernel sends none."""
+    """End with harness, and end what was started here: the kernel sends the process group SIGIO when the other end of
+    the lifeline closes, also while native code holds the interpreter lock; a thread looks where the kernel sends none.
+    """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     with contextlib.suppress(OSError):
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    ends, end = select.poll(), os._exit
+    ends, end, group = select.poll(), os.killpg, os.getpgrp()
     ends.register(lifeline, select.POLLIN)
 
     def watch() -> None:
         ends.poll()
-        end(1)
+        end(group, signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
