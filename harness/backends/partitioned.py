@@ -31,11 +31,25 @@ _UNKNOWN = re.compile(r"(?P<domain>[\w.]+):(?P<op>\w+)\(-?\d+\) is not a registe
 
 
 def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:
-    """`values` as ONNX Runtime takes them: it does not know NumPy's bfloat16 and float8."""
-    if values.dtype.name not in (*ml_dtypes.__all__,) or values.dtype.name in _FEW_BITS:
+    """`values` as ONNX Runtime takes them: of the types beyond NumPy's own it knows the bits alone."""
+    name = values.dtype.name
+    if name not in ml_dtypes.__all__:
         return values
-    bits = values.view(np.dtype(f"u{values.dtype.itemsize}"))
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, element_type(values.dtype.name))
+    bits = _packed(values) if name in _FEW_BITS else values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, element_type(name))
+
+
+def _packed(values: np.ndarray) -> np.ndarray:
+    """Numbers of 2 or 4 bits side by side in bytes, the first in the lowest bits, and what is left of as many bytes as
+    there are numbers: ONNX Runtime looks at the shape."""
+    width = 2 if "int2" in values.dtype.name else 4
+    each = 8 // width
+    bits = values.reshape(-1).view(np.uint8) & ((1 << width) - 1)
+    bits = np.pad(bits, (0, -bits.size % each)).reshape(-1, each)
+    filled = np.bitwise_or.reduce(bits << np.arange(0, 8, width, dtype=np.uint8), axis=1)
+    packed = np.zeros(values.size, np.uint8)
+    packed[: filled.size] = filled
+    return packed.reshape(values.shape)
 
 
 class Session(Protocol):
