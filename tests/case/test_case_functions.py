@@ -182,6 +182,13 @@ def test_a_function_that_writes_on_the_socket_is_blamed() -> None:
     assert caught.value.where == f"users.py:{line_of('def build')}"
 
 
+def test_a_function_that_closes_the_socket_is_blamed(capfd) -> None:
+    with pytest.raises(BuilderError, match="descriptor that harness had opened, or closed it") as caught:
+        build("import os\n\ndef build():\n    os.closerange(3, 200)\n    return model()\n")
+    assert caught.value.where == f"users.py:{line_of('def build')}"
+    assert capfd.readouterr().err == ""
+
+
 def test_complex_tensors_cross_between_operators() -> None:
     case = case_of(
         """

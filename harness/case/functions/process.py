@@ -30,7 +30,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from harness import errors
 from harness.case.functions import frames
 from harness.case.functions.calls import Watched, short
-from harness.case.functions.serving import last_line
+from harness.case.functions.serving import UNHEARD, last_line
 from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
@@ -296,9 +296,9 @@ class _Call:
     def garbled(self) -> BuilderError:
         """The error for something on the socket that harness did not send."""
         return BuilderError(
-            f"{self._function} wrote to a descriptor that harness had opened",
+            f"{self._function} wrote to a descriptor that harness had opened, or closed it",
             where=self._where(""),
-            hint="write only to what it has opened itself",
+            hint="use only those that it has opened itself",
         )
 
     def died(self) -> BuilderError:
@@ -306,6 +306,8 @@ class _Call:
         status = self._process.ended()
         trace = self._process.trace()
         self._process.close()
+        if status == UNHEARD and not last_line(trace, self._is_own):
+            return self.garbled()
         where, hint = self._where(trace), "it was here" if last_line(trace, self._is_own) else None
         if status >= 0:
             return BuilderError(

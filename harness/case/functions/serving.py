@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import faulthandler
 import fcntl
 import importlib
@@ -20,7 +21,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from harness.case.functions.state import State
 from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place
 
+UNHEARD = 113
+"""Exit status of a process whose socket is closed."""
 _LAST_RESORT = logging.lastResort
 _MOST = 8000
 """Characters of a message, whose parts are cut already, and of a part of a traceback."""
@@ -68,8 +71,8 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
 
     calls.watch(tell)
     warnings.showwarning = warn  # type: ignore[assignment]
-    state = State()
-    with contextlib.suppress(EOFError, ConnectionError):
+    state, end = State(), os._exit
+    with contextlib.suppress(EOFError, ConnectionError), _ending_without(line, end):
         while True:
             frames.take_stderr(line)
             voice.say(_reply(line, state))
@@ -77,6 +80,20 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.flush()
                 os._exit(0)
+
+
+@contextlib.contextmanager
+def _ending_without(line: socket.socket, end: Callable[[int], Any]) -> Iterator[None]:
+    """End with UNHEARD where the function has closed the socket: nothing else can be told."""
+    try:
+        yield
+    except OSError:
+        try:
+            line.getpeername()
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                end(UNHEARD)
+        raise
 
 
 class _Voice:
