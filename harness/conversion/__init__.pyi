@@ -1,4 +1,5 @@
 from .checking import check as check
+from .cures import CURES as CURES
 from .cures import AppliedCure as AppliedCure
 from .cures import LeftOut as LeftOut
 from .cures import Proof as Proof

@@ -134,14 +134,14 @@ class SplitPart:
 
     Args:
         file: the ONNX file.
-        is_taken: whether the compiler takes it.
+        is_taken: whether the compiler takes it; None: it could not be asked about it.
         nodes: names of its nodes.
         reads: names of its inputs.
         writes: names of its outputs.
     """
 
     file: Path
-    is_taken: bool
+    is_taken: bool | None
     nodes: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]

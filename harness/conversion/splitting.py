@@ -31,15 +31,17 @@ def split(parts: Parts, bad: Collection[str], ask: Ask | None, folder: Path) -> 
         ask: the compiler, which is asked about each part that should be taken; None: it is believed.
         folder: made if it is not there; what it holds under the same names is replaced.
     """
+    built: set[tuple[str, ...]] = set()
     for _ in range(ROUNDS):
         groups = list(_groups(parts, bad))
-        more = set() if ask is None else _not_built(parts, groups, ask)
+        more = set() if ask is None else _not_built(parts, groups, ask, built)
         if not more:
             break
         bad = {*bad, *more}
     written = []
-    for number, (nodes, is_taken) in enumerate(_groups(parts, bad), 1):
-        word = "supported" if is_taken else "refused"
+    for number, (nodes, is_good) in enumerate(_groups(parts, bad), 1):
+        is_taken = None if is_good and ask is not None and nodes not in built else is_good
+        word = _WORDS[is_taken]
         model = parts.of(nodes, f"part-{number}", closed=False)
         if model is None:
             continue
@@ -62,14 +64,21 @@ def folder_names(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _not_built(parts: Parts, groups: list[tuple[tuple[str, ...], bool]], ask: Ask) -> set[str]:
-    """Nodes of groups that should be taken and are not."""
+_WORDS = {True: "supported", False: "refused", None: "not-asked"}
+
+
+def _not_built(
+    parts: Parts, groups: list[tuple[tuple[str, ...], bool]], ask: Ask, built: set[tuple[str, ...]]
+) -> set[str]:
+    """Nodes of groups that should be taken and are not; those that were seen to build are added to `built`."""
     found: set[str] = set()
     for nodes, is_taken in groups:
         part = parts.of(nodes, "part") if is_taken else None
         if part is None:
             continue
         report = ask(part)
+        if report.built:
+            built.add(nodes)
         if outcome_of(report) in (Outcome.REFUSED, Outcome.NOT_BUILT):
             examination = Examination(Parts(part, {}), ask)
             examination.run(report)

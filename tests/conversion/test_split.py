@@ -94,6 +94,21 @@ def test_a_part_that_does_not_build_is_split_again(tmp_path: Path) -> None:
     check_together(path, tmp_path / "parts")
 
 
+def test_a_part_that_could_not_be_asked_about_is_not_called_supported(tmp_path: Path) -> None:
+    path = branched(tmp_path / "m.onnx")
+    needs_gpu = CompileReport(
+        "TensorRT for RTX", "1.4.0.76", "strong", failure=CompileFailure("no_gpu", "there is none")
+    )
+
+    def ask(model: Model) -> CompileReport:
+        return needs_gpu if "neg" in {node.name for node in model.nodes} else BUILT
+
+    parts = split(Parts(load_model(path), {"x": (2, 3, 3)}), ["det_a", "det_b"], ask, tmp_path / "parts")
+    assert [part.is_taken for part in parts] == [True, False, True, False, None]
+    assert parts[-1].file.name == "part-05-not-asked.onnx"
+    check_together(path, tmp_path / "parts")
+
+
 def test_the_compiler_is_asked_about_each_part(rtx: str) -> None:
     path = branched(Path("m.onnx"))
     try:

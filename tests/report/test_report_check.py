@@ -18,6 +18,7 @@ from harness.conversion import (
     CheckResult,
     EnvironmentResult,
     Finding,
+    FixResult,
     FoundBy,
     NodeFate,
     Outcome,
@@ -90,7 +91,7 @@ def test_two_releases_stand_side_by_side() -> None:
     assert "it | failed" in text
     assert "x float32[1, n]" not in text
     assert "x float32[1, n]" in printed(report_of(STOPPED), details=True)
-    assert text.rstrip().endswith("old builds 0 of 1; new builds 1 of 1")
+    assert "\nold builds 0 of 1; new builds 1 of 1\n" in text
     assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(Kind.RISKY))))
 
 
@@ -109,6 +110,25 @@ def test_several_nodes_with_one_finding_share_its_lines() -> None:
     text = printed(report_of(engine("old", *stopping, outcome=Outcome.REFUSED)))
     assert "top, second (TopK): K is limited" in text
     assert "third (Sort)" in text
+
+
+def test_that_there_are_cures_is_said_of_what_stands_in_the_way_alone() -> None:
+    def said(kind: Kind, op: str, fix: FixResult | None = None) -> bool:
+        node = replace(TOP, op=op)
+        report = CheckReport(
+            host_fingerprint(),
+            (CheckResult("m.onnx", "m", None, "0", 3, environments=(engine("rtx", finding(kind, node)),)),),
+            fix,
+        )
+        texts = [printed(report), check_page(report), check_markdown(report)]
+        assert len({"There are cures for" in text for text in texts}) == 1
+        return "There are cures for" in texts[0]
+
+    assert said(Kind.NOT_BUILT, "TopK")
+    assert said(Kind.DIFFERENT, "GridSample")
+    assert not said(Kind.RISKY, "TopK")
+    assert not said(Kind.REFUSED, "NonMaxSuppression")
+    assert not said(Kind.NOT_BUILT, "TopK", FixResult("m", None))
 
 
 def test_different_advice_has_a_line_of_its_own() -> None:

@@ -36,7 +36,7 @@ RULES = (
         _many,
         f"K is limited to {MOST_TOP}",
         f"{MEASURED_AND_DOCUMENTED}; NVIDIA/TensorRT issues 4390 and 4244",
-        "take the top K of parts of the axis, and the top K of these",
+        f"take {MOST_TOP} at a time, each from what the ones before left: `harness check --fix` writes that",
         (RTX, Releases(TENSORRT)),
     ),
     Rule(

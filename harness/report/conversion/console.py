@@ -7,12 +7,13 @@ import io
 from rich.console import Console
 from rich.text import Text
 
-from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult
+from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult, Outcome
 from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.view import (
     ERROR,
     LOOKS,
     MOST_CHANGES,
+    OUTCOMES,
     Comparison,
     advice,
     answer,
@@ -121,14 +122,17 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
     console.print()
 
 
+_PART = {True: Outcome.BUILT, False: Outcome.REFUSED, None: Outcome.UNKNOWN}
+
+
 def _print_parts(console: Console, environment: EnvironmentResult, plain: bool) -> None:
     if not environment.parts:
         return
     console.print(Text(f"  parts on {environment.environment}, run in this order:"))
     for part in environment.parts:
-        mark, style = ("+" if plain else "✓", "green") if part.is_taken else ("x" if plain else "✗", "red")
+        look = OUTCOMES[_PART[part.is_taken]]
         text = f" {part.file}: {plural(len(part.nodes), 'node')} ({names(part.nodes, 3)})"
-        console.print(Text.assemble("    ", (mark, style), text), soft_wrap=True)
+        console.print(Text.assemble("    ", (look.mark(plain=plain), look.style), text), soft_wrap=True)
     console.print()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from harness.compiler import Kind, NodeFacts, Releases
 from harness.conversion import (
+    CURES,
     Change,
     CheckReport,
     CheckResult,
@@ -347,10 +348,33 @@ def as_expected(report: CheckReport) -> str:
 
 
 def advice(report: CheckReport) -> str:
-    """How to ask the compiler, where none was asked; else empty."""
-    if any(each.environments for each in report.results) or all(each.error for each in report.results):
+    """Which operators may be cured, and how to ask the compiler where none was asked; empty if neither helps."""
+    if all(each.error for each in report.results):
         return ""
-    return f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`."
+    curable = names(_curable(report))
+    texts = (
+        [f"There are cures for {curable}: `--fix OUT.onnx` writes those that it can prove."]
+        if curable
+        else []
+    )
+    if not any(each.environments for each in report.results):
+        texts.append(f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`.")
+    return " ".join(texts)
+
+
+def _curable(report: CheckReport) -> Iterator[str]:
+    """Operators that stand in the way, or differ, and that a cure replaces; none where cures were asked for."""
+    if report.fix is not None:
+        return
+    replaced = {operator for cure in CURES for operator in cure.operators}
+    ops = (
+        finding.node.op
+        for result in report.results
+        for each in result.environments or (None,)
+        for finding in result.unexpected(each)
+        if finding.node is not None
+    )
+    yield from dict.fromkeys(op for op in ops if op in replaced)
 
 
 def subject(result: CheckResult) -> str:
