@@ -114,7 +114,7 @@ def split_products(model: Model, kernels: KernelList) -> tuple[str, ...]:
 
 def with_pair_behind(model: Model, product: str, samples: Samples) -> Model:
     """`model` with an INT8 pair on what a product hands over, whose scale has the least squared error on `samples`."""
-    copy = model.ir.clone()
+    copy = model.clone()
     (value,) = next(node for node in copy.graph if node.name == product).outputs
     histogram: Histogram | None = None
     with closing(Reference(model)) as reference:

@@ -54,7 +54,7 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
         )  # what has none goes on with the one before
         lines.append(f"{label} {escape(statement.text)}")
     if advice := [line for line in diagnosis.advice if line not in diagnosis.recipes.values()]:
-        lines += ["", "### What to do", "", *(f"- {escape(line)}" for line in advice)]
+        lines += ["", "### What to do", "", *(f"- {_code(line)}" for line in advice)]
     if diagnosis.recipes:
         lines += ["", "### Recipes", ""]
         for tool, recipe in _commands(diagnosis).items():
