@@ -276,4 +276,4 @@ def test_a_diagnosis_says_that_another_shape_is_wrong_where_the_gates_hold() -> 
         "export rep_shape and tile_queries with -1, expand, or the size of the input",
         "let harness mend the file, with a proof: harness check net.case.yaml --fix OUT.onnx",
     )
-    assert f"### What to do\n\n- {found.advice[0]}" in diagnosis_markdown(found).replace("\\", "")
+    assert f"### What to do\n\n- `{found.advice[0]}`\n" in diagnosis_markdown(found)
