@@ -249,7 +249,7 @@ HANDED = {
     ),
     "float": (
         "class Score:\n    def __float__(self):\n        DO\n\ndef score(reference, candidate):\n    return Score()\n",
-        "metric users:score returned what is no float: Own: at work",
+        "metric users:score returned something that is not a float: Own: at work",
     ),
     "repr": (
         "class Score:\n    def __repr__(self):\n        DO\n\ndef score(reference, candidate):\n    return Score()\n",
@@ -298,7 +298,7 @@ def test_what_a_returned_object_never_ends_is_ended_on_its_line(kind: str, monke
 
 
 def test_a_number_that_is_no_float_is_blamed() -> None:
-    with pytest.raises(BuilderError, match="returned what is no float: OverflowError") as caught:
+    with pytest.raises(BuilderError, match="returned something that is not a float: OverflowError") as caught:
         use("def score(reference, candidate):\n    return 10 ** 5000\n")
     assert caught.value.where == f"users.py:{line_of('def score')}"
 

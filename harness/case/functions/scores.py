@@ -41,7 +41,7 @@ def _score(function: UserFunction, expected: Samples, outputs: Samples, argument
         for name, samples in (("reference", expected), ("candidate", outputs))
     }
     found = function(**given, **json.loads(arguments))
-    score = function.run(lambda: _number(found), "returned what is no float:")
+    score = function.run(lambda: _number(found), "returned something that is not a float:")
     if math.isnan(score):
         raise function.error(
             f"returned {shown(found)} instead of a number", hint="return one score as a float"

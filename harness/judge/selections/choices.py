@@ -60,7 +60,7 @@ class Choices:
         lowered: Collection[str] | None = None,
         emulator: Emulator | None = None,
     ) -> Chosen | None:
-        """What an emulator chooses; None where that is no other than the reference's choice.
+        """What an emulator chooses, or None if it chooses as the reference does.
 
         Args:
             precision: the precision that is emulated.
