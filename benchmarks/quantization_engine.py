@@ -35,7 +35,7 @@ from harness.quantization import (
     quantize,
     with_scales,
 )
-from harness.quantization.ranking import worst_error
+from harness.quantization.outputs import worst_error
 from harness.tensors import Precision
 
 Samples = Sequence[Mapping[str, np.ndarray]]

@@ -44,9 +44,10 @@ from harness.quantization import (
     quantized_products,
     with_scales,
 )
-from harness.quantization.histograms import observe
+from harness.quantization.calibration import observe
 from harness.quantization.mixed import small_products
-from harness.quantization.ranking import Outputs, candidates, rank
+from harness.quantization.outputs import Outputs
+from harness.quantization.ranking import candidates, rank
 
 CASES = Path(__file__).parents[1] / "cases"
 SAMPLES = {"resnet50": 8}

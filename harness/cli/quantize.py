@@ -115,6 +115,7 @@ def quantize(
     from harness.judge import Given
     from harness.model import save_model
     from harness.quantization import QuantizeUnit, find_subject, fit_to_compiler, quantize_on, read_cache
+    from harness.quantization import quantize as run
     from harness.quantization import write_cache as write
     from harness.report import print_quantization, quantization_page
 
@@ -125,16 +126,16 @@ def quantize(
     )
     if subject.drawn:
         print("warning: the inputs are drawn at random; calibrate on your own with --data", file=sys.stderr)
-    unit = QuantizeUnit(
-        subject.case,
+    quantizer = partial(
+        run,
         format=format,
         method=method,
         exclude=tuple(exclude or ()),
         keep_float=None if keep_float is None else _share(keep_float),
         limit=limit,
         scales=None if cache is None else read_cache(cache),
-        environment=None if scheduler is None else environment,
     )
+    unit = QuantizeUnit(subject.case, quantizer, None if scheduler is None else environment)
     found, kernels = quantize_on(scheduler, unit)
     if scheduler is None and environment is not None:
         found, kernels = fit_to_compiler(found, subject, environment)

@@ -5,8 +5,8 @@ from .api import find_quantized as find_quantized
 from .api import find_subject as find_subject
 from .api import fit_to_compiler as fit_to_compiler
 from .api import quantize_on as quantize_on
-from .api import quantize_subject as quantize_subject
 from .calibration import Curve as Curve
+from .calibration import Histogram as Histogram
 from .calibration import read_cache as read_cache
 from .calibration import write_cache as write_cache
 from .diagnosing import QuantizationDiagnosis as QuantizationDiagnosis
@@ -20,7 +20,6 @@ from .findings import UNEVEN as UNEVEN
 from .findings import ScaleFault as ScaleFault
 from .findings import ScaleFinding as ScaleFinding
 from .findings import find_scale_faults as find_scale_faults
-from .histograms import Histogram as Histogram
 from .mixed import Point as Point
 from .mixed import multiply_adds as multiply_adds
 from .mixed import quantized_products as quantized_products

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from harness.judge import Given, select_cases
 from harness.model import Model, load_model, load_model_of
 from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
 from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels, with_fewer_kernels
+from harness.quantization.outputs import Samples
 from harness.quantization.quantizing import Quantization, kept_apart, quantize
-from harness.quantization.types import Format, Method, Scale
 from harness.tensors import Precision
 from harness.text import names
 
@@ -136,49 +136,18 @@ def diagnose_quantized(
     return replace(found, engine=measure_on_engine(built, engine, unseen, expected))
 
 
-def quantize_subject(
-    subject: Subject,
-    *,
-    format: Format = Format.INT8,
-    method: Method | None = None,
-    exclude: Sequence[str] = (),
-    keep_float: float | None = None,
-    limit: float | None = None,
-    scales: Mapping[str, Scale] | None = None,
-) -> Quantization:
-    """Calibrate the model of a subject on its inputs, and quantise it; see `quantize`.
-
-    Raises:
-        HarnessError: see `quantize`.
-    """
-    return quantize(
-        subject.model,
-        subject.samples(),
-        format=format,
-        method=method,
-        exclude=exclude,
-        keep_float=keep_float,
-        limit=limit,
-        scales=scales,
-    )
-
-
 @dataclass(frozen=True)
 class QuantizeUnit(CaseUnit["NoDesk", "tuple[Quantization, QuantizedKernels | None]"]):
-    """A model to quantise, and a compiler to ask about what came of it. See `quantize` for the arguments.
+    """A model to quantise, and a compiler to ask about what came of it.
 
     Args:
         case: with the model and its inputs.
+        quantizer: `quantize`, with its options.
         environment: whose compiler is asked; None: nobody.
     """
 
     case: Case
-    format: Format = Format.INT8
-    method: Method | None = None
-    exclude: tuple[str, ...] = ()
-    keep_float: float | None = None
-    limit: float | None = None
-    scales: Mapping[str, Scale] | None = None
+    quantizer: Callable[[Model, Samples], Quantization] = quantize
     environment: str | None = None
 
     @property
@@ -203,15 +172,7 @@ class QuantizeUnit(CaseUnit["NoDesk", "tuple[Quantization, QuantizedKernels | No
     def carry_out(self, desk: NoDesk, stage: Stage) -> tuple[Quantization, QuantizedKernels | None]:
         """See Unit."""
         subject = find_subject(self.case)
-        found = quantize_subject(
-            subject,
-            format=self.format,
-            method=self.method,
-            exclude=self.exclude,
-            keep_float=self.keep_float,
-            limit=self.limit,
-            scales=self.scales,
-        )
+        found = self.quantizer(subject.model, subject.samples())
         if self.environment is None:
             return found, None
         return fit_to_compiler(found, subject, self.environment)

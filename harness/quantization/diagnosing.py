@@ -15,21 +15,13 @@ from harness.comparison import DEFAULT_GATES
 from harness.errors import ModelError, UsageError
 from harness.model import Model, at_opset
 from harness.quantization.arithmetic import largest_of
+from harness.quantization.calibration import Observed, observe
 from harness.quantization.editing import with_scales, without
 from harness.quantization.findings import ScaleFinding, find_scale_faults
-from harness.quantization.histograms import Observed, observe
+from harness.quantization.outputs import Outputs, Samples
 from harness.quantization.pairs import find_pairs, float_weights
 from harness.quantization.placement import Misplaced, find_misplaced, with_products
-from harness.quantization.ranking import (
-    INFERENCES,
-    Candidate,
-    Outputs,
-    Ranking,
-    Samples,
-    best_of,
-    candidates,
-    rank,
-)
+from harness.quantization.ranking import INFERENCES, Candidate, Ranking, best_of, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
 from harness.search import Evaluation, Options, Outcome, Problem, search

@@ -14,13 +14,12 @@ from harness.environments import Environment
 from harness.errors import CandidateError
 from harness.model import Model
 from harness.quantization.arithmetic import largest_of
-from harness.quantization.calibration import threshold
+from harness.quantization.calibration import Histogram, histogram_of, merged, threshold
 from harness.quantization.editing import insert_pair
-from harness.quantization.histograms import Histogram, histogram_of, merged
 from harness.quantization.mixed import multiply_adds, quantized_products
+from harness.quantization.outputs import Samples, parts_of_outputs, worst_error
 from harness.quantization.pairs import find_pairs
 from harness.quantization.quantizing import Quantization
-from harness.quantization.ranking import Samples, parts_of_outputs, worst_error
 from harness.quantization.types import EngineErrors, Format, Method, Scale
 from harness.tensors import Precision
 from harness.worker.protocol import Kernel, KernelList

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -31,13 +32,10 @@ def find_pairs(model: Model) -> tuple[QdqPair, ...]:
                 others = _dequantizers(value)
                 pair = _pair(constants, None, value, others) if node is others[0] else None
         if pair is not None:
-            name = (
-                pair.name
-                if pair.name not in taken
-                else f"{pair.name}:{pair.quantizer or pair.dequantizers[0]}"
-            )
-            taken.add(name)
-            found.append(QdqPair(**{**pair.__dict__, "name": name}))
+            if pair.name in taken:
+                pair = replace(pair, name=f"{pair.name}:{pair.quantizer or pair.dequantizers[0]}")
+            taken.add(pair.name)
+            found.append(pair)
     return tuple(found)
 
 

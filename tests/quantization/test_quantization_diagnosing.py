@@ -29,9 +29,10 @@ from harness.quantization import (
     quantize,
     with_scales,
 )
+from harness.quantization.calibration import observe
 from harness.quantization.editing import insert_pair
-from harness.quantization.histograms import observe
-from harness.quantization.ranking import Outputs, candidates, rank
+from harness.quantization.outputs import Outputs
+from harness.quantization.ranking import candidates, rank
 
 
 @pytest.fixture(scope="module")

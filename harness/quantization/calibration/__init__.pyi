@@ -1,0 +1,16 @@
+from .caches import read_cache as read_cache
+from .caches import write_cache as write_cache
+from .histograms import Histogram as Histogram
+from .histograms import Introduced as Introduced
+from .histograms import Observed as Observed
+from .histograms import histogram_of as histogram_of
+from .histograms import introduced as introduced
+from .histograms import merged as merged
+from .histograms import observe as observe
+from .methods import choose_methods as choose_methods
+from .scales import Curve as Curve
+from .scales import curve as curve
+from .scales import error_of as error_of
+from .scales import scale_for as scale_for
+from .scales import threshold as threshold
+from .scales import weight_scale as weight_scale
