@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,10 +18,10 @@ import onnx
 import pytest
 
 from harness.case import Case, resolve_model
-from harness.case.functions import frames, serving, take_score
+from harness.case.functions import frames, messages, serving, take_score
 from harness.case.functions.operators import load_operators
 from harness.case.functions.process import call_apart
-from harness.errors import BuilderError, InternalError
+from harness.errors import BuilderError, InternalError, Place
 
 HEAD = """\
 import onnx
@@ -92,14 +94,16 @@ def test_what_a_handler_says_while_something_is_sent_comes_behind_it(monkeypatch
     def send(line, frame) -> None:
         if not sent:
             sent.append("begun")
-            voice.say({"of": "the handler"})  # as a handler of a signal does, in the middle of sendall
+            voice.say(
+                messages.Returned("the handler")
+            )  # as a handler of a signal does, in the middle of sendall
         sent.append(frame)
 
     monkeypatch.setattr(frames, "send", send)
-    voice.say({"of": "the function"})
+    voice.say(messages.Returned("the function"))
     assert [bytes(each[-1]).decode() for each in sent[1:]] == [
-        '{"harness": ["dict", [["of", "the function"]]]}',
-        '{"harness": ["dict", [["of", "the handler"]]]}',
+        '{"harness": ["Returned", {"value": "the function"}]}',
+        '{"harness": ["Returned", {"value": "the handler"}]}',
     ]
 
 
@@ -187,6 +191,45 @@ def test_a_function_that_closes_the_socket_is_blamed(capfd) -> None:
         build("import os\n\ndef build():\n    os.closerange(3, 200)\n    return model()\n")
     assert caught.value.where == f"users.py:{line_of('def build')}"
     assert capfd.readouterr().err == ""
+
+
+MALFORMED = {
+    "another kind": messages.Restore(),
+    "a field of another type": messages.Warned("old", "UserWarning", "users.py", "the third"),
+    "a value instead of an object": messages.Watched(("users.py",), where=3),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_message_of_another_form_is_no_frame(kind: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frames.send(theirs, frames.frame_of(MALFORMED[kind]))
+        with pytest.raises(frames.FrameError):
+            frames.receive(ours, messages.Reply)
+
+
+def test_every_message_arrives_as_it_was_sent() -> None:
+    place = Place(Path("users.py"), 3, None)
+    told = [
+        messages.Watched(("users.py", "neighbour.py"), place),
+        messages.Watched((), None),
+        messages.Warned("old", "UserWarning", "users.py", 3),
+        messages.Raised("BuilderError", "raised Own: no", place, None, ("one",), "Traceback"),
+        messages.Raised("BuilderError", "raised Own: no", "tiny", "try another", (), "Traceback"),
+        messages.Returned({"paths": [Path("a"), place], "bytes": b"\xff", "none": None}),
+    ]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for each in told:
+            frames.send(theirs, frames.frame_of(each))
+        assert [frames.receive(ours, messages.Reply) for _ in told] == told
+
+
+def test_an_environment_of_any_bytes_reaches_the_function(monkeypatch) -> None:
+    monkeypatch.setenv("OURS", os.fsdecode(b"\xff"))
+    made = build("import os\n\ndef build():\n    return model(os.environb[b'OURS'].hex())\n")
+    assert made.graph.output[0].name == "ff"
 
 
 def test_complex_tensors_cross_between_operators() -> None:

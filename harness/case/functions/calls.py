@@ -17,13 +17,13 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Self, TypeVar
 
+from harness.case.functions.messages import Watched
 from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
@@ -38,19 +38,6 @@ _DEEPEST = 20
 
 _HARNESS = __name__.partition(".")[0]
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What is at work, for whoever watches the process.
-
-    Args:
-        files: those of the function's own module and its neighbours.
-        where: where the function is defined, as far as it is known yet.
-    """
-
-    files: tuple[str, ...]
-    where: Place | None
 
 
 Tell = Callable[[Watched], None]

@@ -1,7 +1,7 @@
-"""Values on the socket between harness and the process that calls its users' functions: JSON, and arrays as they are.
+"""Messages on the socket between harness and the process that calls its users' functions: JSON, and arrays as they are.
 
 A frame is a mark, a number of lengths, the JSON document, and the bytes of each array in it. Nothing is pickled: what
-arrives is numbers, texts, lists, dictionaries, arrays, bytes and places in files, whoever wrote it.
+arrives is a message with numbers, texts, lists, dictionaries, arrays, bytes and places in files, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from harness.case.functions.messages import Filter, Reply, Request
 from harness.errors import HarnessError, Place
-from harness.tensors import dtype_of
+from harness.tensors import dtype_of, from_json
+
+M = TypeVar("M", Request, Reply)
 
 _KEY = "harness"
 """Of a dictionary that stands for something else than itself."""
@@ -25,6 +28,8 @@ _MARK = b"harness\n"
 """How a frame begins, so that what somebody else wrote on the socket is not taken for one."""
 _MOST = 1 << 24
 """Bytes that are asked of the socket at once."""
+_TYPED = {kind.__name__: kind for kind in (Filter, Place, *Request.__subclasses__(), *Reply.__subclasses__())}
+"""The dataclasses that a frame carries."""
 
 
 class FrameError(Exception):
@@ -34,14 +39,14 @@ class FrameError(Exception):
 Frame = list[bytes | memoryview]
 
 
-def frame_of(value: Any) -> Frame:
-    """A value as one frame, in pieces.
+def frame_of(message: Request | Reply) -> Frame:
+    """A message as one frame, in pieces.
 
     Raises:
         TypeError: it holds something that a frame does not carry.
     """
     blocks: list[np.ndarray | bytes] = []
-    document = json.dumps(_packed(value, blocks)).encode()
+    document = json.dumps(_packed(message, blocks)).encode()
     buffers = [memoryview(document), *(_buffer(block) for block in blocks)]
     sizes = struct.pack(f"<Q{len(buffers)}Q", len(buffers), *(len(each) for each in buffers))
     return [_MARK + sizes, *buffers]
@@ -57,11 +62,12 @@ def send(line: socket.socket, frame: Frame) -> None:
         line.sendall(each)
 
 
-def receive(line: socket.socket, wait: Callable[[], None] = lambda: None) -> Any:
-    """Read the value of one frame.
+def receive(line: socket.socket, kind: type[M], wait: Callable[[], None] = lambda: None) -> M:
+    """Read the message of one frame.
 
     Args:
         line: the socket.
+        kind: `Request` or `Reply`.
         wait: called before each read; returns when there is something to read.
 
     Raises:
@@ -74,9 +80,12 @@ def receive(line: socket.socket, wait: Callable[[], None] = lambda: None) -> Any
     sizes = struct.unpack(f"<{count}Q", _exactly(line, 8 * count, wait))
     document, *blocks = [_exactly(line, size, wait) for size in sizes]
     try:
-        return _unpacked(json.loads(bytes(document)), blocks)
+        message = _unpacked(json.loads(bytes(document)), blocks)
     except (ValueError, LookupError, TypeError, HarnessError) as error:
         raise FrameError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(message, kind):
+        raise FrameError(f"{type(message).__name__} is no message here")
+    return message
 
 
 def send_stderr(line: socket.socket) -> None:
@@ -131,8 +140,10 @@ def _packed(value: Any, blocks: list[np.ndarray | bytes]) -> Any:
         if isinstance(value, np.ndarray) and not value.dtype.isnative:
             blocks[-1] = value.astype(value.dtype.newbyteorder("="))
         return {_KEY: ["block", len(blocks) - 1, about]}
-    if isinstance(value, Place):
-        return {_KEY: ["place", str(value.path), value.line]}
+    if isinstance(value, Filter | Place | Request | Reply):
+        return {
+            _KEY: [type(value).__name__, {name: _packed(each, blocks) for name, each in vars(value).items()}]
+        }
     if isinstance(value, Path):
         return {_KEY: ["path", str(value)]}
     if isinstance(value, Mapping):
@@ -148,8 +159,8 @@ def _unpacked(value: Any, blocks: list[bytearray]) -> Any:
     if not isinstance(value, dict):
         return value
     kind, *about = value[_KEY]
-    if kind == "place":
-        return Place(Path(about[0]), about[1])
+    if kind in _TYPED:
+        return from_json(_TYPED[kind], {key: _unpacked(each, blocks) for key, each in about[0].items()})
     if kind == "path":
         return Path(about[0])
     if kind == "dict":

@@ -29,7 +29,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from harness import errors
 from harness.case.functions import frames
-from harness.case.functions.calls import Watched, short
+from harness.case.functions.calls import short
+from harness.case.functions.messages import Call, Filter, Raised, Reply, Restore, Returned, Warned, Watched
 from harness.case.functions.serving import UNHEARD, last_line
 from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
@@ -147,28 +148,28 @@ class FunctionProcess:
         """See `call_apart`; after an error of the process itself it is no longer usable."""
         with self._busy:
             self._trace.truncate(0)
-            call = _Call(self, case, f"{kind} {name}", function_settings().seconds)
-            request = {
-                "module": work.__module__,
-                "work": work.__qualname__,
-                "case": json.dumps(case.model_dump(include=_PARTS, exclude_unset=True), default=str),
-                "name": name,
-                "arguments": arguments,
-                "folder": os.getcwd(),
-                "path": list(sys.path),
-                "environment": dict(os.environ),
-                "quiet": isinstance(logging.lastResort, logging.NullHandler),
-                "filters": _filters(),
-            }
+            call = _Doing(self, case, f"{kind} {name}", function_settings().seconds)
+            request = Call(
+                module=work.__module__,
+                work=work.__qualname__,
+                case=json.dumps(case.model_dump(include=_PARTS, exclude_unset=True), default=str),
+                name=name,
+                arguments=arguments,
+                folder=os.getcwd(),
+                path=tuple(sys.path),
+                environment=dict(os.environ),
+                quiet=isinstance(logging.lastResort, logging.NullHandler),
+                filters=_filters(),
+            )
             frame = frames.frame_of(request)
             try:
                 with contextlib.suppress(ConnectionError):  # it died between two calls: reading says how
                     frames.send_stderr(self._line)
                     frames.send(self._line, frame)
-                reply = frames.receive(self._line, call.wait)
-                while "watched" in reply or "warned" in reply:
+                while not isinstance(
+                    reply := frames.receive(self._line, Reply, call.wait), Raised | Returned
+                ):
                     call.hear(reply)
-                    reply = frames.receive(self._line, call.wait)
             except (EOFError, ConnectionError):
                 raise call.died() from None
             except (frames.FrameError, MemoryError, OverflowError, struct.error) as error:
@@ -177,10 +178,9 @@ class FunctionProcess:
             except BaseException:
                 self.close()
                 raise
-        if "raised" in reply:
-            *about, trace = reply["raised"]
-            raise _error(*about) from _Raised(trace)
-        found: T = reply["returned"]
+        if isinstance(reply, Raised):
+            raise _error(reply) from _Raised(reply.trace)
+        found: T = reply.value
         return found
 
     def is_restored(self) -> bool:
@@ -194,12 +194,11 @@ class FunctionProcess:
 
         with self._busy, contextlib.suppress(OSError, EOFError, frames.FrameError):
             frames.send_stderr(self._line)
-            frames.send(self._line, frames.frame_of(None))
-            while "returned" not in (reply := frames.receive(self._line, wait)):
-                if "raised" in reply:
+            frames.send(self._line, frames.frame_of(Restore()))
+            while not isinstance(reply := frames.receive(self._line, Reply, wait), Returned):
+                if isinstance(reply, Raised):
                     return False
-            restored: bool = reply["returned"]
-            return restored
+            return reply.value is True
         return False
 
     def has_input(self) -> bool:
@@ -253,7 +252,7 @@ class _Raised(Exception):
         return f"in the process of functions\n\n{self.args[0]}"
 
 
-class _Call:
+class _Doing:
     """One call: how long the function has been at work, and what is said if it never comes back."""
 
     def __init__(self, process: FunctionProcess, case: Case, function: str, seconds: float) -> None:
@@ -261,25 +260,23 @@ class _Call:
         self._last: Watched | None = None
         self._until: float | None = None
 
-    def hear(self, told: dict[str, Any]) -> None:
+    def hear(self, told: Reply) -> None:
         """The function has begun, or Python warns of something."""
-        if "warned" in told:
-            message, name, *place = told["warned"]
-            category = getattr(builtins, name, None)
-            known = isinstance(category, type) and issubclass(category, Warning)
-            category = category if known else UserWarning
-            try:
-                warnings.warn_explicit(message, category, *place)
-            except Warning as error:  # a filter that the other process does not know makes it an error
-                raise BuilderError(
-                    f"{self._function} raised {name}: {message}", where=Place(short(place[0]), place[1])
-                ) from error
-        else:
-            self._watch(told["watched"])
+        if isinstance(told, Watched):
+            self._last, self._until = told, time.monotonic() + self._seconds
+        if isinstance(told, Warned):
+            self._warn(told)
 
-    def _watch(self, told: tuple[list[str], Place | None]) -> None:
-        self._last = Watched(tuple(told[0]), told[1])
-        self._until = time.monotonic() + self._seconds
+    def _warn(self, told: Warned) -> None:
+        named = getattr(builtins, told.category, None)
+        category = named if isinstance(named, type) and issubclass(named, Warning) else UserWarning
+        try:
+            warnings.warn_explicit(told.message, category, told.file, told.line)
+        except Warning as error:  # a filter that the other process does not know makes it an error
+            raise BuilderError(
+                f"{self._function} raised {told.category}: {told.message}",
+                where=Place(short(told.file), told.line),
+            ) from error
 
     def wait(self) -> None:
         """Until there is something to read, within the limit."""
@@ -332,13 +329,12 @@ class _Call:
         return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
 
 
-def _filters() -> list[list[Any]]:
-    """The filters of warnings: action, message, module and name of the category, module, line."""
-    return [
-        [action, _pattern(message), [category.__module__, category.__name__], _pattern(module), number]
+def _filters() -> tuple[Filter, ...]:
+    return tuple(
+        Filter(action, _pattern(message), category.__module__, category.__name__, _pattern(module), number)
         for action, message, category, module, number in warnings.filters
         if isinstance(category, type)
-    ]
+    )
 
 
 def _pattern(text: str | re.Pattern[str] | None) -> str:
@@ -347,13 +343,11 @@ def _pattern(text: str | re.Pattern[str] | None) -> str:
     return rf"{re.escape(text)}\Z" if isinstance(text, str) else text.pattern
 
 
-def _error(
-    kind: str, message: str, where: Place | str | None, hint: str | None, evidence: list[str]
-) -> HarnessError:
+def _error(told: Raised) -> HarnessError:
     """An error of harness, as the other process raised it."""
-    named: type[HarnessError] = getattr(errors, kind)
-    error = named.__new__(named, message)
-    HarnessError.__init__(error, message, where=where, hint=hint)
-    if evidence:
-        vars(error)["evidence"] = tuple(evidence)
+    kind: type[HarnessError] = getattr(errors, told.kind)
+    error = kind.__new__(kind, told.message)
+    HarnessError.__init__(error, told.message, where=told.where, hint=told.hint)
+    if told.evidence:
+        vars(error)["evidence"] = told.evidence
     return error

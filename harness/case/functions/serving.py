@@ -26,6 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.case.functions import calls, frames
+from harness.case.functions.messages import (
+    Call,
+    Filter,
+    Raised,
+    Reply,
+    Request,
+    Returned,
+    Warned,
+)
 from harness.case.functions.state import State
 from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place
@@ -35,7 +44,7 @@ UNHEARD = 113
 _LAST_RESORT = logging.lastResort
 _MOST = 8000
 """Characters of a message, whose parts are cut already, and of a part of a traceback."""
-_filters: list[list[Any]] = []
+_filters: list[Filter] = []
 """Of warnings, as harness has sent them last."""
 
 
@@ -60,16 +69,13 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
     line = socket.socket(fileno=descriptor)
     voice, show = _Voice(line), warnings.showwarning
 
-    def tell(watched: calls.Watched) -> None:
-        voice.say({"watched": [watched.files, watched.where]})
-
     def warn(message: Warning | str, category: type[Warning], file: str, number: int, *more: Any) -> None:
         if voice.is_ours:
-            voice.say({"warned": [calls.cut(str(message)), category.__name__, file, number]})
+            voice.say(Warned(calls.cut(str(message)), category.__name__, file, number))
         else:
             show(message, category, file, number, *more)
 
-    calls.watch(tell)
+    calls.watch(voice.say)
     warnings.showwarning = warn  # type: ignore[assignment]
     state, end = State(), os._exit
     with contextlib.suppress(EOFError, ConnectionError), _ending_without(line, end):
@@ -110,12 +116,12 @@ class _Voice:
         """Whether this is the process that harness has started."""
         return os.getpid() == self._owner
 
-    def say(self, value: dict[str, Any]) -> None:
-        """Send a value, or have whoever is sending do so: a handler must not wait for what it interrupts."""
+    def say(self, reply: Reply) -> None:
+        """Send a reply, or have whoever is sending do so: a handler must not wait for what it interrupts."""
         if not self.is_ours:
             return
         try:
-            frame = frames.frame_of(value)
+            frame = frames.frame_of(reply)
         except Exception as error:
             frame = frames.frame_of(_raised(InternalError.of(error), None))
         self._waiting.append(frame)
@@ -127,15 +133,15 @@ class _Voice:
                 self._busy.release()
 
 
-def _reply(line: socket.socket, state: State) -> dict[str, Any]:
+def _reply(line: socket.socket, state: State) -> Reply:
     """What is answered to the next request. A fault of harness is told as that, and never ends the process, which would
     be taken for the function's doing."""
     try:
-        request = frames.receive(line)
-        if request is None:
-            _filters.clear()
-            return {"returned": state.restore()}
-        return _answer(request)
+        request = frames.receive(line, Request)
+        if isinstance(request, Call):
+            return Returned(_answer(request))
+        _filters.clear()
+        return Returned(state.restore())
     except HarnessError as error:
         return _raised(error, error.place or error.where)
     except (EOFError, ConnectionError):
@@ -144,37 +150,34 @@ def _reply(line: socket.socket, state: State) -> dict[str, Any]:
         return _raised(InternalError.of(error), None)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    os.chdir(request["folder"])
-    _filter_warnings(request["filters"])
-    sys.path[:] = request["path"]
-    if os.environ != request["environment"]:
+def _answer(call: Call) -> Any:
+    os.chdir(call.folder)
+    _filter_warnings(call.filters)
+    sys.path[:] = call.path
+    if os.environ != call.environment:
         os.environ.clear()
-        os.environ.update(request["environment"])
-    logging.lastResort = logging.NullHandler() if request["quiet"] else _LAST_RESORT
-    work = getattr(importlib.import_module(request["module"]), request["work"])
-    case = Case.model_validate_json(request["case"])
-    return {"returned": work(case, request["name"], *request["arguments"])}
+        os.environ.update(call.environment)
+    logging.lastResort = logging.NullHandler() if call.quiet else _LAST_RESORT
+    work = getattr(importlib.import_module(call.module), call.work)
+    return work(Case.model_validate_json(call.case), call.name, *call.arguments)
 
 
-def _filter_warnings(filters: list[list[Any]]) -> None:
+def _filter_warnings(filters: tuple[Filter, ...]) -> None:
     """Filter warnings as harness does, so that one that is an error there is raised where the user's code warns."""
-    if _filters == filters:
+    if tuple(_filters) == filters:
         return  # new ones would have each line warn again
     _filters[:] = filters
     warnings.resetwarnings()
-    for action, message, (home, name), module, number in reversed(filters):
-        category = getattr(sys.modules.get(home), name, None)
+    for each in reversed(filters):
+        category = getattr(sys.modules.get(each.home), each.category, None)
         if isinstance(category, type) and issubclass(category, Warning):
-            warnings.filterwarnings(action, message, category, module, number)
+            warnings.filterwarnings(each.action, each.message, category, each.module, each.line)  # type: ignore[arg-type]
 
 
-def _raised(error: HarnessError, where: Place | str | None) -> dict[str, Any]:
-    evidence = [calls.cut(line) for line in error.evidence] if isinstance(error, InternalError) else []
+def _raised(error: HarnessError, where: Place | str | None) -> Raised:
+    evidence = tuple(map(calls.cut, error.evidence)) if isinstance(error, InternalError) else ()
     trace = "".join(calls.cut(part, _MOST) for part in traceback.format_exception(error))
-    return {
-        "raised": [type(error).__name__, calls.cut(error.message, _MOST), where, error.hint, evidence, trace]
-    }
+    return Raised(type(error).__name__, calls.cut(error.message, _MOST), where, error.hint, evidence, trace)
 
 
 def _hold(lifeline: int) -> None:
