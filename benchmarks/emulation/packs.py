@@ -12,12 +12,13 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from benchmarks.emulation.convolutions import Convolution, convolutions
 from benchmarks.emulation.sweep import CONVOLUTIONS, Product
 from harness.backends import Plan, TensorRTCandidate
 from harness.environments import Supervisor, select
@@ -31,7 +32,10 @@ ROWS, COLUMNS = 24, 48
 CHANNELS, PIXELS = 8, 256
 """So much of an image is kept."""
 
-TOGETHER = 8
+TOGETHER = {"alone": 1, "convolutions": 13}
+"""So many are in one engine, of lists other than those of eight."""
+
+Measured = Product | Convolution
 MOST_WEIGHTS = 1 << 22
 
 
@@ -49,7 +53,7 @@ def main() -> int:
     stem = options.out / f"{options.env}-{options.list}-{number}"
     until, arrays = time.monotonic() + options.seconds, {}
     supervisor = Supervisor(select(options.env))
-    together = 1 if options.list == "alone" else TOGETHER
+    together = TOGETHER.get(options.list, 8)
     products = list(LISTS[options.list]())
     packs = [products[place : place + together] for place in range(0, len(products), together)]
     with stem.with_name(f"{stem.name}.jsonl").open("a") as file:
@@ -67,12 +71,12 @@ def main() -> int:
                 row |= {"error": str(error).splitlines()[0][:300]}
             file.write(json.dumps({**row, "seconds": round(time.perf_counter() - start, 2)}) + "\n")
             file.flush()
-    np.savez_compressed(stem.with_name(f"{stem.name}.npz"), **arrays)
+            np.savez_compressed(stem.with_name(f"{stem.name}.npz"), **arrays)
     supervisor.close()
     return 0
 
 
-def pack(products: Sequence[Product]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def pack(products: Sequence[Measured]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Products side by side in one model, each tensor of one named after it."""
     joined, given = onnx.ModelProto(), {}
     for place, product in enumerate(products):
@@ -88,8 +92,10 @@ def pack(products: Sequence[Product]) -> tuple[onnx.ModelProto, dict[str, np.nda
     return joined, given
 
 
-def corner(product: Product, value: np.ndarray) -> np.ndarray:
+def corner(product: Measured, value: np.ndarray) -> np.ndarray:
     """The part of an output that is kept."""
+    if isinstance(product, Convolution):
+        return product.kept(value)
     if product.kind in CONVOLUTIONS:
         return value.reshape(product.columns, -1)[:CHANNELS, :PIXELS]
     return value.reshape(-1, *value.shape[-2:])[0, :ROWS, :COLUMNS]
@@ -165,11 +171,18 @@ def alone() -> Iterator[Product]:
     yield from itertools.islice(dense(), 0, None, 40)
 
 
-LISTS = {"residual": residual, "dense": dense, "rows": rows, "weak": weak, "alone": alone}
+LISTS: dict[str, Callable[[], Iterator[Measured]]] = {
+    "convolutions": convolutions,
+    "residual": residual,
+    "dense": dense,
+    "rows": rows,
+    "weak": weak,
+    "alone": alone,
+}
 
 
 def _run(
-    supervisor: Supervisor, products: Sequence[Product]
+    supervisor: Supervisor, products: Sequence[Measured]
 ) -> tuple[dict[str, np.ndarray], list[list[object]]]:
     proto, feeds = pack(products)
     model = load_model(proto, name="products")

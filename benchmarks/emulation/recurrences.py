@@ -14,6 +14,8 @@ from cases.models.graph import Graph
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 FUNCTIONS = ("Tanh", "Sigmoid", "Exp", "Erf", "Sqrt", "Reciprocal", "Log", "Softplus", "Sin")
+ROWS = ((16, 16), (32, 64), (128, 256), (256, 256), (256, 512), (512, 128))
+"""How wide the state and the input are of layers of one row, whose products may be generated code."""
 
 
 def recurrences() -> Iterator[Entry]:
@@ -26,24 +28,39 @@ def recurrences() -> Iterator[Entry]:
     yield Entry(
         "gru-states-after", "probe", False, partial(_recurrence, "GRU", 5, 4, 32, linear_before_reset=1)
     )
+    for op, after in (("GRU", 0), ("GRU", 1), ("RNN", 0), ("LSTM", 0)):
+        more = {"linear_before_reset": 1} if after else {}
+        for both in (False, True):
+            for hidden, width in ROWS:
+                name = f"{op.lower()}{'-after' * after}-row-{1 + both}x{hidden}x{width}"
+                source = partial(_recurrence, op, 4, 1, hidden, width=width, both=both, **more)
+                yield Entry(name, "probe", False, source)
     yield Entry("functions", "probe", False, _functions)
 
 
 def _recurrence(
-    op: str, steps: int, batch: int, hidden: int, **attributes: int
+    op: str,
+    steps: int,
+    batch: int,
+    hidden: int,
+    *,
+    width: int | None = None,
+    both: bool = True,
+    **attributes: int,
 ) -> tuple[onnx.ModelProto, Feeds]:
-    graph, width, rows = Graph(op.lower(), seed=hidden), 2 * hidden, GATES[op] * hidden
+    graph, width, rows = Graph(op.lower(), seed=hidden), width or 2 * hidden, GATES[op] * hidden
+    directions, direction = (2, "bidirectional") if both else (1, "forward")
     given = [
         graph.input("x", [steps, batch, width]),
-        graph.weight("w", (2, rows, width), width**-0.5),
-        graph.weight("r", (2, rows, hidden), hidden**-0.5),
-        graph.weight("b", (2, 2 * rows), 0.1),
+        graph.weight("w", (directions, rows, width), width**-0.5),
+        graph.weight("r", (directions, rows, hidden), hidden**-0.5),
+        graph.weight("b", (directions, 2 * rows), 0.1),
     ]
-    shapes = {"states": [steps, 2, batch, hidden], "last": [2, batch, hidden]}
+    shapes = {"states": [steps, directions, batch, hidden], "last": [directions, batch, hidden]}
     if op == "LSTM":
-        shapes["cell"] = [2, batch, hidden]
+        shapes["cell"] = [directions, batch, hidden]
     graph.node_with_outputs(
-        op, "layer", given, list(shapes), hidden_size=hidden, direction="bidirectional", **attributes
+        op, "layer", given, list(shapes), hidden_size=hidden, direction=direction, **attributes
     )
     return graph.model(shapes), {"x": gaussian("x", steps, batch, width)}
 
