@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def record(
     document = {
         "schema": "harness.benchmark/1",
         "name": name,
-        "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *words]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{module or name}", *words]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "fingerprint": to_json(host_fingerprint()),
         **numbers,

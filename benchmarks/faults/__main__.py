@@ -61,7 +61,8 @@ def main() -> int:
             ]
             numbers = {"kernels": _compiler(options.kernels), "planted and harmless": held, **numbers}
         name = "faults" if options.kernels is None else "faults_kernels"
-        print(f"kept in {record(name, numbers, out=options.out)}")
+        written = record(name, numbers, out=options.out, module="faults")
+        print(f"kept in {written}")
         partial.remove()
     return 0 if all(goal.reached for goal in reached) else 1
 
