@@ -358,9 +358,7 @@ def _has_products(evaluation: Evaluation) -> bool:
     Seen on an H200 with TensorRT for RTX 1.4: products of two rows and more do not run, convolutions do.
     """
     kernels = None if evaluation.engine is None else evaluation.engine.kernels
-    return kernels is not None and any(
-        "gemm" in kernel.kind or "Fc" in kernel.operations for kernel in kernels.kernels
-    )
+    return kernels is not None and any(kernel.work.multiplies_matrices for kernel in kernels.kernels)
 
 
 def _without_paths(orders: TacticOrders | None) -> dict[str, Any] | None:

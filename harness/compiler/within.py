@@ -27,9 +27,8 @@ from onnx_ir import TensorProtocol
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_recurrent, rounds_products
 from harness.tensors import Precision
-from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
+from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList, Work
 
-_ATTENTION = "_mha_"
 _MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
 RECIPROCALS_BEFORE = (1, 6)
 """The release since which a division by a constant is one."""
@@ -103,7 +102,7 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
     for kernel in kernels.kernels:
         nodes = [known[name] for name in kernel.onnx_nodes if name in known]
         found = [node for node in nodes if node.op in _PRODUCTS]
-        if _ATTENTION in kernel.name:
+        if kernel.work is Work.ATTENTION:
             wide = any(node.op == "Where" for node in nodes)
             free = [] if (logits := _free_logits(nodes, model)) is None else [logits]
             found = found if wide else free

@@ -10,12 +10,11 @@ from harness.compiler import GraphView, Kind
 from harness.conversion.findings import Finding, FoundBy, NodeFate
 from harness.model import LOW_DTYPE, PRODUCTS, Model
 from harness.tensors import Precision
-from harness.worker.protocol import Kernel, KernelList
+from harness.worker.protocol import Kernel, KernelList, Work
 
 QUANTIZED = frozenset({"int8", "int4", "float8_e4m3fn", "float4_e2m1fn"})
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _JOINS = frozenset({"Relu", "Add", "Clip", "LeakyRelu", "Sigmoid"})
-_GENERATED = "kgen"
 KERNEL_CODES = _NOT_AS_ASKED, _NOTHING_QUANTIZED, _PARTS = "not-as-asked", "quantized-nothing", "qdq-parts"
 """The codes of what kernels tell."""
 
@@ -127,7 +126,9 @@ def parted(model: Model, listed: KernelList, fates: tuple[NodeFate, ...]) -> Ite
             if len(chain) < 2 or writer is None or writer.op not in PRODUCTS:
                 continue
             own = [
-                position for position in kernels[writer.name] if listed.kernels[position].kind != _GENERATED
+                position
+                for position in kernels[writer.name]
+                if listed.kernels[position].work is not Work.GENERATED
             ]
             if own and kernels[node.name] and not set(own) & set(kernels[node.name]):
                 yield writer.name, node.name
@@ -217,7 +218,6 @@ class Movement:
 
 
 _MOVES = frozenset({"Cast", "Move", "Resh", "Tran", "Copy", "Slic", "Conc"})
-_MOVING_KINDS = frozenset({"copy", "memset", "reformat", "Reformat", "NoOp"})
 
 
 def movement(listed: KernelList, fates: tuple[NodeFate, ...]) -> Movement:
@@ -226,10 +226,10 @@ def movement(listed: KernelList, fates: tuple[NodeFate, ...]) -> Movement:
     casts = quantizers = regions = 0
     for kernel in listed.kernels:
         inside = {ops[name] for name in kernel.onnx_nodes if name in ops}
-        if kernel.is_region:
+        if kernel.work is Work.REGION:
             regions += 1
         elif inside and inside <= _QDQ:
             quantizers += 1
-        elif kernel.kind in _MOVING_KINDS or (kernel.operations and set(kernel.operations) <= _MOVES):
+        elif kernel.work is Work.MOVEMENT or (kernel.operations and set(kernel.operations) <= _MOVES):
             casts += 1
     return Movement(casts, quantizers, regions)

@@ -22,11 +22,10 @@ from harness.quantization.pairs import find_pairs
 from harness.quantization.quantizing import Quantization
 from harness.quantization.types import EngineErrors, Format, Method, Scale
 from harness.tensors import Precision
-from harness.worker.protocol import Kernel, KernelList
+from harness.worker.protocol import Kernel, KernelList, Work
 
 _ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 _LOW = frozenset({"int8", "float8_e4m3fn", "int4", "float4_e2m1fn", "uint4"})
-_GENERATED = "kgen"
 MOST_TRIED = 4
 """So many pairs are tried, each of which takes a compilation."""
 
@@ -80,7 +79,7 @@ def read_kernels(model: Model, kernels: KernelList, feeds: Mapping[str, np.ndarr
 
 def _computes_low(kernel: Kernel, node: str, weight_only: bool) -> bool:
     """Whether a kernel is the product itself, on quantised operands; a weight in blocks is dequantised in it."""
-    if node not in kernel.onnx_nodes or kernel.kind == _GENERATED:
+    if node not in kernel.onnx_nodes or kernel.work is Work.GENERATED:
         return False
     read = {tensor.dtype for tensor in kernel.inputs} | set(kernel.constants)
     return bool(read & _LOW) or (weight_only and any(name != node for name in kernel.onnx_nodes))
@@ -103,10 +102,14 @@ def split_products(model: Model, kernels: KernelList) -> tuple[str, ...]:
     found = []
     for kernel in kernels.kernels:
         before = [writers[tensor.name] for tensor in kernel.inputs if tensor.name in writers]
-        if kernel.kind != _GENERATED or not before or any(each.kind != _GENERATED for each in before):
+        if (
+            kernel.work is not Work.GENERATED
+            or not before
+            or any(each.work is not Work.GENERATED for each in before)
+        ):
             continue
         makers = [writers[t.name] for each in before for t in each.inputs if t.name in writers]
-        nodes = [name for maker in makers if maker.kind != _GENERATED for name in maker.onnx_nodes]
+        nodes = [name for maker in makers if maker.work is not Work.GENERATED for name in maker.onnx_nodes]
         found += [name for name in nodes if ops.get(name) in ("MatMul", "Gemm")]
     return tuple(dict.fromkeys(found))
 

@@ -22,6 +22,7 @@ from .kernels import Kernel as Kernel
 from .kernels import KernelList as KernelList
 from .kernels import KernelTensor as KernelTensor
 from .kernels import RefusedNode as RefusedNode
+from .kernels import Work as Work
 from .kernels import is_region as is_region
 from .messages import KINDS as KINDS
 from .messages import PROTOCOL as PROTOCOL
