@@ -2,6 +2,7 @@
 
     python -m benchmarks.answers --write                       record what this tree answers
     python -m benchmarks.answers --check [--only run,drift]    run all again and list every difference
+    python -m benchmarks.answers --check --scheduler ADDRESS   ask on the workers of a dask scheduler
 
 Parts: `run` (the bundled cases, one that fails unexpectedly, three mistakes), `drift` (the README's
 demonstration), `diagnose` (the planted bundled cases and two clean ones), `faults` (a sample of planted faults).
@@ -21,10 +22,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import add_scheduler, each_answer
 
 ROOT = Path(__file__).parents[1]
 OVERFLOWS = "attention-overflow conv-overflow rmsnorm-overflow softmax-overflow"
@@ -112,8 +115,9 @@ def rows_of(part: str, name: str, document: Any, status: int) -> Rows:
     return {key: SEPARATOR.join([*cells, str(status)]) for key, cells in answers.items()}
 
 
-def ask(part: str, name: str, arguments: list[str], scratch: Path) -> Rows:
+def ask(part: str, scratch: Path, question: tuple[str, list[str]]) -> Rows:
     """Run one command in this tree, and take its rows from the JSON that it wrote."""
+    name, arguments = question
     out = scratch / f"{part}-{name}.json"
     command = [sys.executable, "-m", "harness", *arguments, "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -177,13 +181,19 @@ PARTS: dict[str, Callable[[Path], Questions]] = {
 }
 
 
-def answers(part: str, jobs: int) -> dict[str, Any]:
-    """The columns of a part, and its rows by name."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+def answers(part: str, jobs: int, scheduler: str | None = None) -> dict[str, Any]:
+    """The columns of a part, and its rows by name; for workers the files lie in the working folder, which they see."""
+    shared = None if scheduler is None else Path.cwd()
+    with tempfile.TemporaryDirectory(dir=shared) as folder, ThreadPoolExecutor(jobs) as pool:
         scratch = Path(folder)
+        questions, asked = list(PARTS[part](scratch)), partial(ask, part, scratch)
         rows: Rows = {}
-        for found in pool.map(lambda question: ask(part, *question, scratch), PARTS[part](scratch)):
-            rows |= found
+        if scheduler is None:
+            for found in pool.map(asked, questions):
+                rows |= found
+        else:
+            for _, found in each_answer(asked, questions, scheduler):
+                rows |= found
     columns = SEPARATOR.join([*SHAPES[part].columns, "exit status"])
     return {"columns": columns, "rows": dict(sorted(rows.items()))}
 
@@ -206,11 +216,11 @@ def differences(part: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) 
     return found
 
 
-def check(parts: list[str], jobs: int, path: Path) -> int:
+def check(parts: list[str], jobs: int, path: Path, scheduler: str | None = None) -> int:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     found: list[tuple[str, ...]] = []
     for part in parts:
-        now = answers(part, jobs)
+        now = answers(part, jobs, scheduler)
         different = differences(part, recorded["parts"][part], now)
         print(f"{part}: {len(now['rows'])} answers, {len(different)} differences", flush=True)
         found += different
@@ -231,15 +241,16 @@ def main() -> int:
     parser.add_argument("--only", help=f"check these parts alone, between commas: {','.join(PARTS)}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands at a time")
     parser.add_argument("--file", type=Path, default=RESULTS / "answers.json", help="of the answers")
+    add_scheduler(parser)
     options = parser.parse_args()
     parts = options.only.split(",") if options.only else list(PARTS)
     if unknown := sorted({*parts} - {*PARTS}):
         parser.error(f"--only: {', '.join(unknown)}: not one of {', '.join(PARTS)}")
     if options.check:
-        return check(parts, options.jobs, options.file)
+        return check(parts, options.jobs, options.file, options.scheduler)
     if options.only:
         parser.error("--only goes with --check: a file has the answers of one tree")
-    numbers = {"parts": {part: answers(part, options.jobs) for part in parts}}
+    numbers = {"parts": {part: answers(part, options.jobs, options.scheduler) for part in parts}}
     print(record("answers", numbers, out=options.file))
     return 0
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.case import load_case, resolve_model
 from harness.model import load_model, save_model
 
@@ -146,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it watches builders on the GPUs of this machine")
     parser.add_argument("--python", required=True, help="a Python with TensorRT")
     parser.add_argument("--case", action="append", required=True, help="of cases/; may be repeated")
     parser.add_argument("--gpus", default="0", help="which, separated by commas")

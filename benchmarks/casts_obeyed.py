@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.race_polygraphy import mlp
 from benchmarks.race_rtx_models import deep_mlp, opposed_sums
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from benchmarks.wide_mlp import wide_mlp
 from harness.backends import Assumed, Emulator, Plan, Reference, TensorRTCandidate, Timing
 from harness.case import make_feeds
@@ -156,6 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", action="append", required=True, help="may be repeated")
     parser.add_argument("--model", action="append", choices=list(MODELS), help="may be repeated (all)")
     parser.add_argument("--out", type=Path, default=RESULTS / "casts_obeyed.json")

@@ -22,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 
 CASES = Path(__file__).parents[1] / "cases"
 BLOCKS, WIDTH = 181, 64
@@ -114,6 +115,7 @@ def timed(target: Path, folder: Path) -> dict[str, Any]:
 def main() -> int:
     """Measure, and keep the result if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("python", metavar="PYTHON")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()

@@ -5,7 +5,8 @@ after the first as a constant, as most of them are in real models. Beside them s
 PyTorch write them (`benchmarks.torch_exports`), and models of public reports. The half whose names a hash holds out was
 not looked at when rules were written. The compiler's answers are kept, so that a test can ask again without it.
 
-Run: python -m benchmarks.check_rules ask PYTHON… (each with a release of TensorRT for RTX; adds what is not there yet)
+Run: python -m benchmarks.check_rules ask PYTHON… [--scheduler ADDRESS] (each with a release of TensorRT for RTX, on
+     workers under the same path; adds what is not there yet)
      python -m benchmarks.check_rules score [--write] [--wrong written|held-out]
 """
 
@@ -22,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from onnx.backend.test.case.test_case import TestCase
 
 from benchmarks import torch_exports
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import add_scheduler, each_answer, no_scheduler
 from harness.compiler import GraphView, Kind, Match, ReportCache, compile_model, match_rules
-from harness.environments import Environment, Limits, Supervisor
+from harness.environments import Environment, Limits, close_shared, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
 from harness.tensors import Precision, write_bytes
@@ -182,41 +184,42 @@ def answer(report: CompileReport) -> list[Any]:
     return ["built"]
 
 
-def ask(pythons: list[str]) -> None:
+def ask(pythons: list[str], scheduler: str | None = None) -> None:
     """Ask each release about each model that it was not asked about."""
     known = read_answers()
     for python in pythons:
         environment = Environment("compiler", (python,), limits=Limits(compile=120))
-        supervisor = Supervisor(environment, keep_cache=False)
-        release = supervisor.probe().tensorrt
+        release = shared_supervisor(environment).probe().tensorrt
         answers = known.setdefault(release, {})
-        cache = ReportCache(Path("/nonexistent"))
-        for number, single in enumerate(everything()):
-            if single.name in answers or (model := load(single)) is None:
-                continue
-            dynamic = {
-                info.name: (single.shapes[info.name],) * 3
-                for info in model.inputs
-                if info.name in single.shapes
-                and not all(isinstance(size, int) for size in info.shape or (None,))
-            }
-            try:
-                report = compile_model(
-                    model,
-                    Precision.FP32,
-                    environment,
-                    profiles=dynamic,
-                    supervisor=supervisor,
-                    cache=cache,
-                )
-                answers[single.name] = answer(report)
-            except HarnessError as error:
-                answers[single.name] = ["error", error.message[:300]]
+        new = [single for single in everything() if single.name not in answers]
+        asked = each_answer(partial(compiled, environment), new, scheduler)
+        for number, (single, said) in enumerate(asked):
+            if said is not None:
+                answers[single.name] = said
             if number % 200 == 0:
-                print(release, number, flush=True)
+                print(release, f"{number} of {len(new)}", flush=True)
                 write_answers(known)
-        supervisor.close()
         write_answers(known)
+    close_shared()
+
+
+def compiled(environment: Environment, single: Single) -> list[Any] | None:
+    """What a compiler says of a model; None where harness does not load it."""
+    model = load(single)
+    if model is None:
+        return None
+    dynamic = {
+        info.name: (single.shapes[info.name],) * 3
+        for info in model.inputs
+        if info.name in single.shapes and not all(isinstance(size, int) for size in info.shape or (None,))
+    }
+    try:
+        report = compile_model(
+            model, Precision.FP32, environment, profiles=dynamic, cache=ReportCache(Path("/nonexistent"))
+        )
+    except HarnessError as error:
+        return ["error", error.message[:300]]
+    return answer(report)
 
 
 @dataclass(frozen=True)
@@ -305,12 +308,14 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     asking = commands.add_parser("ask")
     asking.add_argument("pythons", nargs="+", metavar="PYTHON")
+    add_scheduler(asking)
     scoring = commands.add_parser("score")
+    no_scheduler(scoring, "it asks no compiler, and takes a minute or two")
     scoring.add_argument("--write", action="store_true")
     scoring.add_argument("--wrong", choices=HALVES)
     arguments = parser.parse_args()
     if arguments.command == "ask":
-        ask(arguments.pythons)
+        ask(arguments.pythons, arguments.scheduler)
         return 0
     models = list(everything())
     rows = []

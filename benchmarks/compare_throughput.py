@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.comparison import Accumulator, CompareOptions, compare
 
 PAIRS = 8
@@ -179,6 +180,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of each memory-mapped tensor")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")

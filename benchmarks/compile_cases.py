@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import shape_ranges
 from harness.case import load_cases, make_feeds, resolve_model
 from harness.compiler import ReportCache, compile_model
@@ -58,6 +59,7 @@ def measure(python: str, precision: Precision) -> dict[str, Any]:
 def main() -> int:
     """Measure each release, and keep the result if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
     parser.add_argument("-p", "--precision", default="fp16", type=Precision)
     parser.add_argument("--write", action="store_true")

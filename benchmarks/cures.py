@@ -9,6 +9,7 @@ Each release is asked by itself.
 
 Run: python -m benchmarks.cures list PYTHON… [--write] (what is refused, and whether it could have a cure)
      python -m benchmarks.cures cure PYTHON… [--write] [--only REGEX] [--rows FILE] (goes on where FILE ends)
+     with --scheduler ADDRESS on workers that have PYTHON under the same path
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import onnx
 from onnx.backend.test.loader import load_model_tests
 
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from harness.compiler import compile_model, probe_of
 from harness.conversion.cures import fix, prove
 from harness.environments import Environment, close_shared, shared_supervisor
@@ -161,16 +164,34 @@ def no_rewrite(single: Single, release: str) -> str | None:
     return None
 
 
-def refused(environment: Environment, only: str | None) -> Iterator[Single]:
-    """The models that the compiler does not build as they are."""
-    for single in singles(only):
-        try:
-            model = single.model()
-            report = compile_model(model, Precision.FP32, environment, profiles=profiles_of(single, model))
-        except HarnessError:
-            continue
-        if not report.built:
-            yield single
+def refused(environment: Environment, single: Single) -> bool:
+    """Whether the compiler does not build a model as it is; one that harness does not load is not asked about."""
+    try:
+        model = single.model()
+        report = compile_model(model, Precision.FP32, environment, profiles=profiles_of(single, model))
+    except HarnessError:
+        return False
+    return not report.built
+
+
+def answer(
+    environment: Environment, release: str, kept: frozenset[str] | None, single: Single
+) -> dict[str, Any] | None:
+    """What is said of a model: None where it builds, why nothing saves it (`no_rewrite`), or what cures make of it.
+
+    Args:
+        environment: the compiler.
+        release: its version.
+        kept: models whose cures are known already; None is all of them.
+        single: the model.
+    """
+    if not refused(environment, single):
+        return None
+    if reason := no_rewrite(single, release):
+        return {"no_rewrite": reason}
+    if kept is None or single.name in kept:
+        return {}
+    return {"release": release, **attempt(single, [environment])}
 
 
 def profiles_of(single: Single, model: Model, largest: int = 0) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -222,31 +243,36 @@ def read_rows(path: Path | None) -> list[dict[str, Any]]:
     return [] if path is None or not path.exists() else list(map(json.loads, path.read_text().splitlines()))
 
 
-def measure(python: str, what: str, only: str | None, file: Path | None) -> tuple[str, dict[str, Any]]:
+def measure(
+    python: str, what: str, only: str | None, file: Path | None, scheduler: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """One release: its version, and what is refused and cured there."""
     environment = Environment("compiler", (python,))
     release = probe_of(environment, shared_supervisor(environment)).tensorrt
     kept = {row["name"]: row for row in read_rows(file) if row["release"] == release}
     reasons: Counter[str] = Counter()
     operators: Counter[str] = Counter()
-    rows, listed = [], []
-    for single in refused(environment, only):
-        reason = no_rewrite(single, release)
-        if reason is not None:
+    listed = []
+    asked = partial(answer, environment, release, None if what == "list" else frozenset(kept))
+    models = list(singles(only))
+    for single, said in each_answer(asked, models, scheduler):
+        if said is None:
+            continue
+        if reason := said.get("no_rewrite"):
             reasons[reason] += 1
             continue
         listed.append(single.name)
         operators[single.node.op_type] += 1
-        if what == "list":
-            continue
-        row = kept.get(single.name) or {"release": release, **attempt(single, [environment])}
-        rows.append(row)
-        if single.name not in kept:
-            print(row, flush=True)
+        if said:
+            kept[single.name] = said
+            print(said, flush=True)
             if file is not None:
                 with file.open("a") as opened_file:
-                    opened_file.write(json.dumps(row) + "\n")
+                    opened_file.write(json.dumps(said) + "\n")
     close_shared()
+    places = {single.name: place for place, single in enumerate(models)}
+    listed.sort(key=places.__getitem__)  # workers answer as they come
+    rows = [kept[name] for name in listed] if what == "cure" else []
     cured = [row for row in rows if row["cured"]]
     opened_rows = [row for row in cured if row["open"] is not None]
     return release, {
@@ -276,10 +302,13 @@ def main() -> int:
         "--rows", metavar="FILE", type=Path, help="what was seen so far: each model is cured once a release"
     )
     parser.add_argument("--write", action="store_true")
+    add_scheduler(parser)
     arguments = parser.parse_args()
     releases = {}
     for python in arguments.pythons:
-        release, numbers = measure(python, arguments.what, arguments.only, arguments.rows)
+        release, numbers = measure(
+            python, arguments.what, arguments.only, arguments.rows, arguments.scheduler
+        )
         releases[release] = numbers
         long = ("operators", "not_cured", "names")
         print(release, {name: value for name, value in numbers.items() if name not in long}, flush=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Evaluation, Observation, Plan
 from harness.case import Case, load_cases
 from harness.errors import HarnessError
@@ -100,6 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", action="append", required=True)
     asked = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}

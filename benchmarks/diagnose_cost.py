@@ -21,6 +21,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends.session import session_options
 from harness.case import Case, load_case, make_feeds, resolve_model
 from harness.diagnosis import Diagnosis, diagnose_model
@@ -92,6 +93,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--case", action="append", help="name of a bundled case; may be repeated")
     parser.add_argument("--out", type=Path)

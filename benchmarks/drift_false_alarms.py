@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Observation, Plan
 from harness.case import Case, load_cases
 from harness.comparison import compare
@@ -200,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "each plant is drawn after the one before it; six minutes in all")
     parser.add_argument("--plants", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=2, help="pairs of releases at each size of noise")
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.history.store.schema import METADATA_KEY, NAMES, NEEDED, SCHEMA, arrow_schema
 
 RELEASE = "trt-nightly"
@@ -196,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--nights", type=int, default=365)
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--layers", type=int, default=300)

@@ -25,6 +25,7 @@ import pandas as pd
 
 import harness
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.history import DriftVerdict, Floors, report_of, runs_at
 from harness.history.judgement.tensors import judge_tensors
 
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it reads what is kept, in seconds")
     parser.add_argument("--parquet", type=Path, default=ROOT / "reports" / "sample" / "drift.parquet")
     parser.add_argument(
         "--twice", type=Path, default=RESULTS / "rebuilds", help="folder of runs of one release"

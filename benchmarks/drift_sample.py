@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.spread import no_scheduler
 from harness.case import Case, load_cases
 from harness.cli.drift import write_report
 from harness.cli.outputs import Outputs
@@ -134,6 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", action="append", default=[], help="a release, the older one first")
     parser.add_argument("--precision", action="append", type=Precision, default=[], help="only these")
     parser.add_argument("--case", action="append", default=[], help="only these")

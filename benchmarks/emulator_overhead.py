@@ -17,6 +17,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Assumed
 from harness.backends.session import session_options
 from harness.case import load_case
@@ -71,6 +72,7 @@ def main() -> None:
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--kernels", metavar="NAME", help="an environment whose compiler lists kernels")
     parser.add_argument("--out", type=Path)

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.backends import Observation, Plan, TensorRTCandidate
 from harness.case import load_case
 from harness.environments import Supervisor, load, select
@@ -236,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--env", action="append", default=[])
     parser.add_argument("--part", action="append", choices=list(PARTS))
     parser.add_argument("--report", type=Path, help="what `harness run --json` wrote")

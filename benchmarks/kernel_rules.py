@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from benchmarks.emulation.accumulators import accumulate_in_fp16
 from benchmarks.emulation.sweep import CONVOLUTIONS, Product
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.tensors import write_text
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
@@ -41,6 +42,7 @@ SPLIT_TERMS = 768
 def main() -> int:
     """Find the rule of each product, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it reads what engines gave, and writes one table of it")
     parser.add_argument("--packs", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     kept = json.loads((RESULTS / "kernel_rules.json").read_text())

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import tomlkit
 
+from benchmarks.spread import no_scheduler
 from harness.case import find_config
 from harness.environments import load, select
 from harness.tensors import write_text
@@ -240,6 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it spreads its jobs over the GPUs of this machine")
     parser.add_argument("--old", required=True, help="the older release")
     parser.add_argument("--new", required=True, help="the newer release")
     parser.add_argument("--gpus", default="0", help="indices, such as 0,1,2,3")

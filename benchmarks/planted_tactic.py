@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.spread import no_scheduler
 from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Timing
 from harness.judge import Candidates, Workbench
 from harness.tactics import TacticRecord, brief, record_of
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it falsifies engines in the process that it starts")
     parser.add_argument("--layer", help="TensorRT's name of the layer whose choice is bad")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a command of harness and its arguments")
     options = parser.parse_args(arguments)

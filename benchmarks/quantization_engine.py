@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from cases.models.convolutional import conv_residual
 from cases.models.quantised import quantised_conv
 from cases.models.transformer import attention_encoder
@@ -164,6 +165,7 @@ def measure(environment: Environment) -> dict[str, Any]:
 def main() -> int:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", required=True)
     parser.add_argument("--net", choices=("transformer", "conv"), default="transformer")
     parser.add_argument("--out", type=Path)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from cases.models.convolutional import conv_residual
 from cases.models.graph import Graph
 from cases.models.layers import layer_norm, linear
@@ -146,6 +147,7 @@ def _ratio(values: np.ndarray, pair: QdqPair) -> float:
 def main() -> int:
     """Plant, diagnose, and count."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it takes a minute and a half")
     parser.add_argument("--models", type=int, default=300)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()

@@ -3,25 +3,28 @@
 Small seeded nets with a pair between a product and its bias or activation, or before the input of a sum that the
 product computes.
 
-Run: python -m benchmarks.quantization_fusions PYTHON [--models N] [--write], PYTHON with TensorRT for RTX.
+Run: python -m benchmarks.quantization_fusions PYTHON [--models N] [--scheduler ADDRESS] [--write], PYTHON with TensorRT
+for RTX, on workers under the same path.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from cases.models.convolutional import conv_residual
 from cases.models.graph import Graph
 from cases.models.layers import linear
 from harness.compiler import ReportCache, kernels_of
-from harness.environments import Environment, Supervisor
+from harness.environments import Environment, close_shared
 from harness.model import Model, load_model
 from harness.quantization import (
     Format,
@@ -45,8 +48,29 @@ def mlp(seed: int) -> Model:
     return load_model(graph.model({x: [32, 64]}), name=f"mlp-{seed}")
 
 
-def plants(count: int) -> Iterator[tuple[str, str, str | None, Model, Model, dict[str, np.ndarray]]]:
-    """Name, tensor of the planted pair, where it should go, the model with it, the model without, and a sample."""
+@dataclass(frozen=True)
+class Plant:
+    """A misplaced pair.
+
+    Args:
+        name: of the model, and the tensor.
+        tensor: where the pair stands.
+        moved: the tensor where it should stand; None is nowhere.
+        planted: the model with it.
+        good: the model without.
+        feeds: a sample.
+    """
+
+    name: str
+    tensor: str
+    moved: str | None
+    planted: Model
+    good: Model
+    feeds: dict[str, np.ndarray]
+
+
+def plants(count: int) -> Iterator[Plant]:
+    """So many of them, three in each model."""
     seed = 0
     while count > 0:
         convolutional = seed % 3 == 2
@@ -68,7 +92,8 @@ def plants(count: int) -> Iterator[tuple[str, str, str | None, Model, Model, dic
             if moved is not None:  # the pair stands in front of the activation, and not behind it
                 pairs = [pair for pair in find_pairs(good) if pair.tensor == moved]
                 base = without(good, pairs)
-            yield f"{model.name} {tensor}", tensor, moved, _planted(base, tensor, reader), good, feeds
+            planted = _planted(base, tensor, reader)
+            yield Plant(f"{model.name} {tensor}", tensor, moved, planted, good, feeds)
             count -= 1
         seed += 1
 
@@ -92,50 +117,63 @@ def _planted(model: Model, tensor: str, reader: str) -> Model:
     return load_model(copy, name=model.name)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was made of a plant: whether it was named and moved, and the kernels placed, misplaced and moved.
+
+    Kernels are counted as (all, those that only round, products in float).
+    """
+
+    named: bool
+    moved: bool
+    kernels: tuple[tuple[int, int, int], ...]
+    said: str
+
+
+def measure(environment: Environment, plant: Plant) -> Found:
+    """Name, move, and count kernels."""
+    misplaced = find_misplaced(plant.planted)
+    cured = well_placed(plant.planted)
+    named = [each.pair for each in misplaced] == [plant.tensor] and misplaced[0].moved_to == plant.moved
+    tensors = [{pair.tensor for pair in find_pairs(model)} for model in (cured, plant.good)]
+
+    def kernels(model: Model) -> tuple[int, int, int]:
+        listed = kernels_of(model, Precision.FP16, environment, cache=ReportCache(Path("/nonexistent")))
+        seen = read_kernels(model, listed, plant.feeds)
+        return seen.kernels, len(seen.rounding), len(seen.in_float)
+
+    counts = tuple(kernels(model) for model in (plant.good, plant.planted, cured))
+    return Found(named, tensors[0] == tensors[1], counts, str(misplaced))
+
+
 def main() -> int:
     """Plant, name, move, and count kernels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("python")
     parser.add_argument("--models", type=int, default=51)
     parser.add_argument("--write", action="store_true")
+    add_scheduler(parser)
     options = parser.parse_args()
-    environment = Environment("compiler", (options.python,))
-    supervisor = Supervisor(environment, keep_cache=False)
-    found: dict[str, Any] = {
-        "planted": 0,
-        "named": 0,
-        "moved": 0,
-        "kernels": {},
-        "more_kernels_after_moving": 0,
+    planted = list(plants(options.models))
+    asked = partial(measure, Environment("compiler", (options.python,)))
+    by_name = {plant.name: found for plant, found in each_answer(asked, planted, options.scheduler)}
+    close_shared()
+    rows = {plant.name: by_name[plant.name] for plant in planted}
+    numbers: dict[str, Any] = {
+        "planted": len(rows),
+        "named": sum(row.named for row in rows.values()),
+        "moved": sum(row.moved for row in rows.values()),
+        "kernels": {
+            name: dict(zip(("placed", "misplaced", "moved"), row.kernels, strict=True))
+            for name, row in rows.items()
+        },
+        "more_kernels_after_moving": sum(row.kernels[2] > row.kernels[0] for row in rows.values()),
+        "costing_kernels": sum(row.kernels[1] > row.kernels[0] for row in rows.values()),
     }
-    misses = []
-    with tempfile.TemporaryDirectory() as folder:
-
-        def kernels(model: Model, feeds: dict[str, np.ndarray]) -> tuple[int, int, int]:
-            listed = kernels_of(
-                model, Precision.FP16, environment, supervisor=supervisor, cache=ReportCache(Path(folder))
-            )
-            seen = read_kernels(model, listed, feeds)
-            return seen.kernels, len(seen.rounding), len(seen.in_float)
-
-        for name, tensor, moved, planted, good, feeds in plants(options.models):
-            found["planted"] += 1
-            misplaced = find_misplaced(planted)
-            cured = well_placed(planted)
-            named = [each.pair for each in misplaced] == [tensor] and misplaced[0].moved_to == moved
-            right = {pair.tensor for pair in find_pairs(cured)} == {pair.tensor for pair in find_pairs(good)}
-            found["named"] += named
-            found["moved"] += right
-            counts = [kernels(model, feeds) for model in (good, planted, cured)]
-            found["kernels"][name] = {"placed": counts[0], "misplaced": counts[1], "moved": counts[2]}
-            found["more_kernels_after_moving"] += counts[2] > counts[0]
-            if not (named and right):
-                misses.append(f"{name}: {misplaced}")
-    supervisor.close()
-    found["costing_kernels"] = sum(row["misplaced"] > row["placed"] for row in found["kernels"].values())
-    print({name: value for name, value in found.items() if name != "kernels"}, misses[:5])
+    misses = [f"{name}: {row.said}" for name, row in rows.items() if not (row.named and row.moved)]
+    print({name: value for name, value in numbers.items() if name != "kernels"}, misses[:5])
     if options.write:
-        record("quantization_fusions", {**found, "misses": misses})
+        record("quantization_fusions", {**numbers, "misses": misses})
     return 0
 
 

@@ -8,7 +8,8 @@ ModelOpt leaves any, `harness_same_products` leaves the same ones, with the meth
 dequantised and which are computed in float all the same; `float_between` tensors of FP32 on the way from one
 convolution to the next, beside `float_accumulators`, which a convolution hands to the kernel behind it.
 
-Run: python -m benchmarks.quantization_kernels PYTHON --modelopt PYTHON [NAME…] [--write]; PYTHON has TensorRT for RTX
+Run: python -m benchmarks.quantization_kernels PYTHON --modelopt PYTHON [NAME…] [--scheduler ADDRESS] [--write]; PYTHON
+has TensorRT for RTX, on workers under the same path
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy as np
 
 from benchmarks.quantization_models import Samples, measure_modelopt, share, subject
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from cases.models.mlp import rmsnorm_mlp
 from cases.models.transformer import attention_encoder
 from harness.compiler import ReportCache, kernels_of
@@ -116,7 +119,7 @@ def kernels(model: Model, environment: Environment, feeds: dict[str, np.ndarray]
     return found
 
 
-def measure(name: str, environment: Environment, modelopt: str) -> dict[str, Any]:
+def measure(environment: Environment, modelopt: str, name: str) -> dict[str, Any]:
     """One model, quantised by both."""
     model, samples = model_of(name)
     seen, unseen = samples[:4], samples[4:]
@@ -166,12 +169,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=["mlp", "encoder", *CASES])
     parser.add_argument("--modelopt", required=True, metavar="PYTHON")
     parser.add_argument("--write", action="store_true")
+    add_scheduler(parser)
     options = parser.parse_args()
-    environment = Environment("compiler", (options.python,))
-    models = {}
-    for name in options.names:
-        models[name] = measure(name, environment, options.modelopt)
-        print(name, models[name], flush=True)
+    measured = partial(measure, Environment("compiler", (options.python,)), options.modelopt)
+    found = {}
+    for name, numbers in each_answer(measured, options.names, options.scheduler):
+        found[name] = numbers
+        print(name, numbers, flush=True)
+    models = {name: found[name] for name in options.names}
     close_shared()
     if options.write:
         record("quantization_kernels", {"models": models})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from cases.models.transformer import attention_encoder
 from harness.backends import Plan, TensorRTCandidate, Timing
 from harness.environments import Environment, close_shared, select
@@ -70,6 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--env", required=True)
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="only the first so many")
     parser.add_argument("--out", type=Path)

@@ -8,7 +8,7 @@ ranking that running the model with each pair alone gives; also with a scale cli
 Errors are nrmse of the worst output over the float model, on samples that nothing was calibrated with, at no smaller a
 share of multiply-adds that are quantised than ONNX Runtime's and ModelOpt's; `harness` has everything quantised, and
 `harness_default` leaves small products in float, where there are any. Run: python -m
-benchmarks.quantization_models [--ranking] [--write]
+benchmarks.quantization_models [--ranking] [--scheduler ADDRESS] [--write]; what `--ranking` times is not spread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from benchmarks import minilm
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from harness.backends import Reference
 from harness.case import load_case, make_feeds, resolve_model
 from harness.model import Model, at_opset, load_model, save_model
@@ -229,7 +231,7 @@ def summary(made: Quantization, reference: Model, unseen: Samples) -> dict[str, 
     }
 
 
-def measure_accuracy(name: str, python: str | None) -> dict[str, Any]:
+def measure_accuracy(python: str | None, name: str) -> dict[str, Any]:
     """Errors of one model, quantised by each."""
     model, samples = subject(name)
     seen, unseen = samples[:4], samples[4:]
@@ -269,11 +271,16 @@ def main() -> int:
     )
     parser.add_argument("--ranking", action="store_true", help="measure ranking alone")
     parser.add_argument("--write", action="store_true")
+    add_scheduler(parser)
     options = parser.parse_args()
-    models = {}
-    for name in options.names:
-        models[name] = measure_rankings(name) if options.ranking else measure_accuracy(name, options.modelopt)
-        print(name, models[name], flush=True)
+    if options.ranking and options.scheduler:
+        parser.error("--ranking times what one machine does, so it takes no --scheduler")
+    measure = measure_rankings if options.ranking else partial(measure_accuracy, options.modelopt)
+    found = {}
+    for name, numbers in each_answer(measure, options.names, options.scheduler):
+        found[name] = numbers
+        print(name, numbers, flush=True)
+    models = {name: found[name] for name in options.names}
     if options.write:
         kept = "quantization_ranking" if options.ranking else "quantization_models"
         record(kept, {"models": models}, module="quantization_models")

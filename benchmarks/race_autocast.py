@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.race_contenders import bench_of
 from benchmarks.race_rtx_models import MODELS, write_case
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.case import load_case
 from harness.model import load_model
 
@@ -79,6 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("python", metavar="PYTHON", help="has ModelOpt")
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
     args = parser.parse_args()

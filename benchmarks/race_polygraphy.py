@@ -29,6 +29,7 @@ import onnx
 
 from benchmarks.race_contenders import CONTENDERS, Track
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from cases.models.graph import Graph
 from cases.models.mlp import rmsnorm_block
 from harness.case import load_case, resolve_model
@@ -165,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--env", help="name of the environment")
     parser.add_argument("--model", action="append", choices=list(MODELS), help="may be repeated (all)")
     parser.add_argument(

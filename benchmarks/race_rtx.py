@@ -32,6 +32,7 @@ from benchmarks.race_contenders import Track, bench_of, cold, warm, work_folder,
 from benchmarks.race_rtx_models import MODELS, write_case
 from benchmarks.race_typed_worker import ANSWER
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Plan, TensorRTCandidate, Timing
 from harness.case import CASE_SUFFIX, load_case
 from harness.environments import load, select
@@ -335,6 +336,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--env", help="name of the environment")
     parser.add_argument("--model", action="append", choices=list(MODELS), help="may be repeated (all)")
     parser.add_argument(

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.engines import cases as counted
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.case import load_cases
 from harness.tensors import write_text
 
@@ -145,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it is resumed by its files; --workers runs commands side by side")
     parser.add_argument("--env", action="append", required=True, help="a release, the newest one last")
     parser.add_argument("--workers", type=int, default=4, help="how many commands run side by side")
     parser.add_argument("--out", type=Path, required=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 
 HERE = Path(__file__).parent.parent
 START = ("-c", "import harness.judge.judge")
@@ -62,6 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--before", type=Path, required=True, help="a checkout to compare with")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()

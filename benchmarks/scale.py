@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 
 NODES = 5000
 WIDTH = 2048
@@ -209,6 +210,7 @@ def run_at_fp16(sizes: list[int], times: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
     parser.add_argument("--nodes", type=int, action="append")
     parser.add_argument("--turns", type=int, default=5, help="of run: the median of so many is kept")

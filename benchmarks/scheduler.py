@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.cluster import Stage, Unit, opened
 
 MODELS = '''"""Transformer-like blocks, seeded."""
@@ -191,6 +192,7 @@ def handing_out(count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    no_scheduler(parser, "it starts schedulers and workers of its own, and times them")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

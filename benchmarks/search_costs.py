@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.search import (
     Budget,
     Direction,
@@ -326,6 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it takes half a minute")
     parser.add_argument("--repetitions", type=int, default=40, help="searches a row (default: 40)")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--write", action="store_true", help=f"keep the result in {RESULTS.name}")

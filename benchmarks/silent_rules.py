@@ -28,6 +28,7 @@ from onnx.backend.test.case.test_case import TestCase
 
 from benchmarks import check_rules
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
 from harness.comparison import compare
@@ -348,6 +349,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "each GPU gets a --part, and its answers are put together by `collect`")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("examples")
     one.add_argument("--env", nargs="+", required=True)

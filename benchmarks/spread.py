@@ -1,7 +1,8 @@
 """The work of a benchmark that judges models, here or on the workers of a dask scheduler (`--scheduler ADDRESS`).
 
 Workers need this checkout: start them in its folder, with it on their path, as `PYTHONPATH=. dask worker ADDRESS
---nthreads 1`. What a benchmark times is not spread: workers that share a machine would disturb each other.
+--nthreads 1`. What a benchmark times is not spread: workers that share a machine would disturb each other. Such a
+benchmark says in its `--help` why it has no scheduler (`no_scheduler`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from harness.cluster import Stage, Unit, opened
+from harness.environments import close_shared
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,15 +31,21 @@ def add_scheduler(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Nothing:
-    """The desk of a call, which keeps nothing open."""
+def no_scheduler(parser: argparse.ArgumentParser, why: str) -> None:
+    """Say in the help why there is no option `--scheduler`."""
+    parser.epilog = f"No --scheduler: {why}."
+
+
+class Workers:
+    """The desk of a call: workers of environments that it has shared with the calls before."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """End them."""
+        close_shared()
 
 
 @dataclass(frozen=True)
-class Call(Unit[Nothing, R], Generic[T, R]):
+class Call(Unit[Workers, R], Generic[T, R]):
     """A call of a function of a module with one argument; both can be pickled."""
 
     function: Callable[[T], R]
@@ -56,8 +64,8 @@ class Call(Unit[Nothing, R], Generic[T, R]):
 
     @property
     def subject(self) -> str:
-        """See Unit."""
-        return self.title
+        """See Unit: nothing is loaded for one call that the next one has no use for."""
+        return "calls"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,11 +77,11 @@ class Call(Unit[Nothing, R], Generic[T, R]):
         """See Unit."""
         return "calls"
 
-    def open(self) -> Nothing:
+    def open(self) -> Workers:
         """See Unit."""
-        return Nothing()
+        return Workers()
 
-    def carry_out(self, desk: Nothing, stage: Stage) -> R:
+    def carry_out(self, desk: Workers, stage: Stage) -> R:
         """See Unit."""
         return self.function(self.given)
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.planted_tactic import Plant, alternatives, choosy, falsified, is_planted, plant_in
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from benchmarks.tactics_table import PARTS, table
 from harness.backends import Evaluation, Plan, TensorRTCandidate
 from harness.case import load_case
@@ -424,6 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", action="append", required=True)
     parser.add_argument("--case", action="append", help="a bundled case by name, or a case file")
     parser.add_argument("--part", action="append", choices=PARTS)

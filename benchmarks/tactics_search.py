@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.tactics import (
     TacticSearchOptions,
     TacticSearchResult,
@@ -203,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it takes a minute and a half")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args(arguments)

@@ -16,6 +16,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import DoubleReference, Plan, TensorRTCandidate
 from harness.case import BuildOptions
 from harness.environments import load, select
@@ -67,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPU")
     parser.add_argument("--env", action="append", required=True, help="may be repeated")
     parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     asked = parser.parse_args()

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.spread import no_scheduler
+
 KEPT = Path(__file__).parent / "results" / "torch_exports.zip"
 OPSETS = {"dynamo": 18, "legacy": 17}
 _SEED = 20261130
@@ -309,6 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it writes one file")
     parser.add_argument("folder", type=Path, help="where each export is kept as it is made; empty: it failed")
     parser.add_argument("--part", default="0/1", help="of several that run side by side")
     options = parser.parse_args()

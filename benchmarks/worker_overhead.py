@@ -19,6 +19,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from harness.backends import Observation, Plan, TensorRTCandidate
 from harness.environments import Environment, Supervisor
 from harness.model import Model, load_model
@@ -83,6 +84,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "it times what one machine does, which others would disturb")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.emulation.models import Entry, catalogue
 from benchmarks.emulation.recurrences import recurrences
+from benchmarks.spread import no_scheduler
 from harness.backends import Observation, Plan, TensorRTCandidate, Timing
 from harness.backends.engines import BuildRefused
 from harness.environments import Supervisor, select
@@ -32,6 +33,7 @@ LARGEST, MOST = 1 << 16, 1 << 19
 def main() -> int:
     """Build, run and keep one part."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "each GPU gets a --part")
     parser.add_argument("--env", required=True)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--out", type=Path, required=True)

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.emulation.models import catalogue
 from benchmarks.emulation.sweep import sweep
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import no_scheduler
 from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.backends.requests import shape_ranges
 from harness.comparison import compare
@@ -43,6 +44,7 @@ Feeds = dict[str, np.ndarray]
 def main() -> int:
     """Measure a part, or join parts."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "each GPU gets a --part")
     parser.add_argument("--env")
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--out", type=Path)

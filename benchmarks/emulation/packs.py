@@ -20,6 +20,7 @@ import onnx
 
 from benchmarks.emulation.convolutions import Convolution, convolutions
 from benchmarks.emulation.sweep import CONVOLUTIONS, Product
+from benchmarks.spread import no_scheduler
 from harness.backends import Plan, TensorRTCandidate
 from harness.environments import Supervisor, select
 from harness.errors import HarnessError
@@ -42,6 +43,7 @@ MOST_WEIGHTS = 1 << 22
 def main() -> int:
     """Build and run the packs of one part."""
     parser = argparse.ArgumentParser(description=__doc__)
+    no_scheduler(parser, "each GPU gets a --part")
     parser.add_argument("--env", required=True)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--list", choices=sorted(LISTS), default="dense")

@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 
 from benchmarks.record import record
+from benchmarks.spread import no_scheduler
 from benchmarks.verdicts.models import build, specs
 from benchmarks.verdicts.truth import Group
 from cases.models.graph import Graph
@@ -105,6 +106,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    no_scheduler(parser, "it asks the engines of this machine's GPUs, and is resumed by its files")
     parser.add_argument("--env", action="append", default=[], help="an environment of harness.toml")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=8)

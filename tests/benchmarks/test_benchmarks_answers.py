@@ -86,7 +86,7 @@ def test_a_check_fails_and_shows_what_differs(
 ) -> None:
     recorded = tmp_path / "answers.json"
     recorded.write_text(json.dumps({"parts": {"run": run_of(result())}}), encoding="utf-8")
-    monkeypatch.setattr(answers, "answers", lambda part, jobs: run_of(result(verdict=verdict)))
+    monkeypatch.setattr(answers, "answers", lambda part, jobs, scheduler: run_of(result(verdict=verdict)))
     assert check(["run"], 1, recorded) == status
     assert ("verdict  pass → fail" in capsys.readouterr().out) == (status == 1)
 
