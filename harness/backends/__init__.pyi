@@ -22,7 +22,6 @@ from .plan import Timing as Timing
 from .plan import judged_as as judged_as
 from .reference import DoubleReference as DoubleReference
 from .reference import Reference as Reference
-from .requests import Profile as Profile
 from .requests import shape_ranges as shape_ranges
 from .session import Computed as Computed
 from .session import GraphRunner as GraphRunner

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.backends.requests import Profile, shape_ranges
+from harness.backends.requests import shape_ranges
 from harness.backends.session import tensor_shapes
 from harness.errors import BuildFailedError, HarnessError, UnsupportedByReleaseError
 from harness.model import PLAIN, SUMMED, Arithmetic, Model, fp16_sums
 from harness.tensors import Accumulate, Precision
-from harness.worker.protocol import TENSORRT_RTX
+from harness.worker.protocol import TENSORRT_RTX, Profile
 
 if TYPE_CHECKING:
     from harness.environments import Environment

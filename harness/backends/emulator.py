@@ -13,7 +13,6 @@ import numpy as np
 from harness.backends.assumed import Assumed
 from harness.backends.partitioned import left_out
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
-from harness.backends.requests import Profile
 from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
 from harness.errors import NodeFailedError
 from harness.model import (
@@ -28,6 +27,7 @@ from harness.model import (
     units_of,
 )
 from harness.tensors import Precision
+from harness.worker.protocol import Profile
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -19,12 +19,12 @@ import numpy as np
 from harness.backends.engines import BuildRefused, Engine, EngineStore, Tensors
 from harness.backends.joining import as_shaped, joins_axes, onnx_names
 from harness.backends.plan import Evaluation, Marks, Observation, ObservedEngine, Timing
-from harness.backends.requests import EngineRequest, Profile
+from harness.backends.requests import EngineRequest
 from harness.backends.session import tensor_shapes
 from harness.errors import CandidateError
 from harness.model import Model
 from harness.tensors import dtype_of, is_integer
-from harness.worker.protocol import BuildOption, BuiltEngine, Fingerprint
+from harness.worker.protocol import BuildOption, BuiltEngine, Fingerprint, Profile
 
 Made = TypeVar("Made")
 

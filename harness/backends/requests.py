@@ -10,15 +10,12 @@ import numpy as np
 from harness.backends.engines import EngineStore, Tensors
 from harness.backends.plan import Marks, Observation, Plan
 from harness.case import BuildOptions
-from harness.compiler import node_hints
+from harness.compiler import builder_options, node_hints
 from harness.environments import Environment
 from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
 from harness.model import LOW_DTYPE, Model, extract, kept_for, units_of, with_islands
 from harness.tensors import Precision, hash_feeds
-from harness.worker.protocol import TENSORRT_RTX, BuildOption, BuildRequest, NodeHint
-
-Shape = tuple[int, ...]
-Profile = tuple[Shape, Shape, Shape]
+from harness.worker.protocol import TENSORRT_RTX, BuildRequest, NodeHint, Profile
 
 
 def shape_ranges(
@@ -50,12 +47,6 @@ class EngineRequest:
     model: Model
     request: BuildRequest
     observation: Observation
-
-
-def plain_options(options: BuildOptions, *, only_set: bool = False) -> dict[str, BuildOption]:
-    """Build options as they travel, without pins; `only_set` leaves out those that are what they are by default."""
-    values = options.model_dump(mode="json", exclude_unset=only_set, exclude={"pins"})
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class Requests:
@@ -183,11 +174,7 @@ class Requests:
             marks=marks,
             mark_dtype=plan.precision.storage_dtype if takes_dtype else None,
             profiles=self.shapes(model, feeds),
-            options={
-                name: value
-                for name, value in plain_options(options).items()
-                if name != "typing" and value is not None
-            },
+            options=builder_options(options),
             calibration=self._calibration_files(plan.precision, typing, feeds),
             nodes=self._hints_of(model),
             tactics=plan.tactics,

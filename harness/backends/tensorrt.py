@@ -23,7 +23,7 @@ import numpy as np
 from harness.backends.engines import BuildRefused, EngineStore, Tensors
 from harness.backends.evaluating import Evaluating, MarkSplitter
 from harness.backends.plan import Candidate, Evaluation, Marks, Observation, Plan, Timing
-from harness.backends.requests import EngineRequest, Profile, Requests, plain_options
+from harness.backends.requests import EngineRequest, Requests
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import BuildOptions
 from harness.environments import TF32_VARIABLE, Environment, Supervisor, shared_supervisor
@@ -38,6 +38,7 @@ from harness.worker.protocol import (
     EngineFacts,
     Fingerprint,
     ProbeReply,
+    Profile,
     TacticOrders,
 )
 
@@ -234,7 +235,7 @@ class TensorRTCandidate(Candidate):
         if unobserved:
             run.build(self.requests.unobserved(plan, feeds))
         self._carry_out(plan, feeds, run)
-        options = plain_options(self.build_options(plan), only_set=True)
+        options = self.build_options(plan).model_dump(exclude_unset=True, exclude={"pins"})
         return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
     def _as_realised(self, plan: Plan, evaluation: Evaluation) -> Evaluation:

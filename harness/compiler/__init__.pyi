@@ -1,4 +1,5 @@
 from .cache import ReportCache as ReportCache
+from .compilation import builder_options as builder_options
 from .compilation import compile_model as compile_model
 from .compilation import kernels_of as kernels_of
 from .compilation import learn_kernels as learn_kernels

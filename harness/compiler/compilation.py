@@ -27,6 +27,7 @@ from harness.tensors import Precision
 from harness.text import names
 from harness.worker.protocol import (
     TENSORRT_RTX,
+    BuilderOptions,
     BuildRequest,
     Compile,
     CompileFailure,
@@ -36,13 +37,13 @@ from harness.worker.protocol import (
     KernelList,
     NodeHint,
     ProbeReply,
+    Profile,
     RefusedNode,
+    from_plain,
 )
 
 #: Raised whenever reports come to say something else of the same build.
 _FORMAT = 3
-
-Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def compile_model(
@@ -200,6 +201,11 @@ def node_hints(model: Model) -> tuple[NodeHint, ...]:
     )
 
 
+def builder_options(options: BuildOptions) -> BuilderOptions:
+    """Those of `options` that the builder sees to."""
+    return from_plain(BuilderOptions, options.model_dump(mode="json", exclude={"typing", "pins"}))
+
+
 def _request(
     precision: Precision,
     probe: ProbeReply,
@@ -214,7 +220,7 @@ def _request(
         typing=build.typing or ("weak" if "weak" in probe.capabilities else "strong"),
         islands=tuple(sorted(islands)),
         profiles=dict(profiles),
-        options=build.model_dump(mode="json", exclude_none=True, exclude={"typing", "pins"}),
+        options=builder_options(build),
     )
 
 
@@ -223,7 +229,7 @@ def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: En
 
     An engine of TensorRT is made for the GPU at hand; one of TensorRT for RTX only if that is asked for.
     """
-    portable = probe.product == TENSORRT_RTX and request.options.get("compute_capability") != "current"
+    portable = probe.product == TENSORRT_RTX and request.options.compute_capability != "current"
     machine = None if portable else (probe.gpu, probe.compute_capability, probe.driver)
     parts = (
         _FORMAT,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.backends import Plan, Profile, TensorRTCandidate, Timing
+from harness.backends import Plan, TensorRTCandidate, Timing
 from harness.case import BuildOptions
 from harness.environments import Environment, shared_supervisor
 from harness.errors import CandidateError
 from harness.model import Model
 from harness.tensors import Precision
-from harness.worker.protocol import TENSORRT_RTX, KernelList
+from harness.worker.protocol import TENSORRT_RTX, KernelList, Profile
 
 _TIMING = Timing(repeats=20, layers=True)
 

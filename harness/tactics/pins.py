@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from harness.backends import Evaluation, Observation, Plan, Profile, TensorRTCandidate, Tensors, Timing
+from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Tensors, Timing
 from harness.environments import Environment, Supervisor
 from harness.errors import PinsNotTakenError, UsageError
 from harness.model import LOW_DTYPE, Model, save_model, with_islands
@@ -22,7 +22,15 @@ from harness.tactics.record import TacticRecord, load_record
 from harness.tactics.result import brief
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, write_bytes, write_text
-from harness.worker.protocol import CACHE, Fingerprint, Miss, PinnedTactics, TacticOrders, TacticReport
+from harness.worker.protocol import (
+    CACHE,
+    Fingerprint,
+    Miss,
+    PinnedTactics,
+    Profile,
+    TacticOrders,
+    TacticReport,
+)
 
 PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"
 

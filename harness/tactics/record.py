@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.backends import Evaluation, Plan, Profile
+from harness.backends import Evaluation, Plan
 from harness.errors import UsageError
 from harness.tensors import Precision, from_json, to_json, write_text
-from harness.worker.protocol import BuildOption, Choice, Fingerprint, TacticReport, from_plain
+from harness.worker.protocol import BuildOption, Choice, Fingerprint, Profile, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
 Place = tuple[Any, ...]

@@ -63,7 +63,7 @@ class CpuEngines:
 
     def build(self, request):
         marks = set(request.marks)
-        if request.options.get("workspace_mib") == 1:
+        if request.options.workspace_mib == 1:
             raise Fault("build_failed", "no implementation")
         model_name = os.path.splitext(os.path.basename(request.model_path))[0]
         if marks & _names("MARKS_CRASH") or model_name in _names("CRASH_MODELS"):

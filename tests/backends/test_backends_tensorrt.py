@@ -168,11 +168,8 @@ def test_the_plan_reaches_the_worker_and_overrides_the_environment(supervisor: S
     assert request.marks == ()
     assert request.mark_dtype is None
     assert request.profiles == {"x": ((5, 16),) * 3}
-    options = request.options
-    assert (options["workspace_mib"], options["tactic_sources"], options["tf32"]) == (
-        128,
-        ("jit_convolutions",),
-        True,
+    assert request.options == protocol.BuilderOptions(
+        workspace_mib=128, tactic_sources=("jit_convolutions",), tf32=True
     )
     assert request.nodes[1] == protocol.NodeHint("sq", "Mul", ("sq",))
 
@@ -307,10 +304,10 @@ def test_islands_can_be_held_by_casts_where_typing_is_weak(candidate: TensorRTCa
     assert request.typing == "weak"
     assert request.islands == ("sq",)
     assert any(node.op == "Cast" for node in request.nodes)
-    assert not request.options.get("pin_precision"), "the graph says it"
+    assert not request.options.pin_precision, "the graph says it"
     plain = request_of(candidate.evaluate(replace(plan, casts=False), {"x": X}))
     assert not any(node.op == "Cast" for node in plain.nodes)
-    assert plain.options["pin_precision"] is True
+    assert plain.options.pin_precision
 
 
 def test_engines_make_room_for_the_one_that_runs(make: Make) -> None:

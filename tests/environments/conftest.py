@@ -75,7 +75,7 @@ def build() -> Callable[..., protocol.BuildRequest]:
             islands=("n1", "n2"),
             marks=("t1", "t2", "t3", "t4"),
             observation="typed",
-            options={"misbehave": misbehave},
+            options=protocol.BuilderOptions(build_route=misbehave),
         )
 
     return make

@@ -225,7 +225,7 @@ def test_a_killed_host_leaves_no_worker_and_the_next_one_removes_its_folder(
         from harness.worker import protocol
 
         worker = WorkerProcess(Environment("host", ({sys.executable!r},)), adapter=Path({str(MISBEHAVING)!r}))
-        request = protocol.BuildRequest("/m.onnx", "fp16", options={{"misbehave": {misbehave!r}}})
+        request = protocol.BuildRequest("/m.onnx", "fp16", options=protocol.BuilderOptions(build_route={misbehave!r}))
         if {misbehave!r}:
             threading.Thread(target=worker.request, args=(request, 100)).start()
             time.sleep(0.3)

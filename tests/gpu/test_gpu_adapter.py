@@ -8,6 +8,7 @@ All builds share one process, since the first one of a process is the slow one.
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.worker import protocol
 from harness.worker.protocol import (
+    BuilderOptions,
     BuildRequest,
     InferRequest,
     LoadCache,
@@ -33,10 +35,10 @@ pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="HARNESS_GPU_PYTHON names no Python with a TensorRT"),
 ]
 #: cuBLAS and cuDNN may be missing where the kit for machines without a network is used.
-OPTIONS = {"tactic_sources": ["edge_mask_convolutions", "jit_convolutions"]}
+OPTIONS = BuilderOptions(tactic_sources=("edge_mask_convolutions", "jit_convolutions"))
 BLOCKS, WIDTH, LOUD, SCALE = 4, 128, 2, 600.0
 #: Or TensorRT chooses FP32 for layers that are so small, and nothing overflows.
-PINNED = {**OPTIONS, "pin_precision": True}
+PINNED = replace(OPTIONS, pin_precision=True)
 ISLAND = tuple(f"b{LOUD}_{name}" for name in ("pow", "mean", "addeps", "sqrt"))
 TIME_LIMIT = 570
 

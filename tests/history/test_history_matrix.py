@@ -378,11 +378,11 @@ def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers,
     report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3)
     (run,) = report.runs
     assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.SAME)
-    plain = [(name, request.options.get("timing_cache")) for name, request in workers if not request.marks]
+    plain = [(name, request.options.timing_cache) for name, request in workers if not request.marks]
     assert plain == [(name, cached) for name in ("old", "new") for cached in (True, False, False)]
     marked = [name for name, request in workers if request.marks]
     assert marked == ["old", "new"], "the first build is observed, by a build of its own"
-    assert all(request.options["timing_cache"] for _, request in workers if request.marks)
+    assert all(request.options.timing_cache for _, request in workers if request.marks)
     rows = harness.load_history(tmp_path / "h")
     engines = rows[rows["kind"] == "engine"]
     assert engines["tensorrt"].unique().tolist() == ["8.6.0"]
@@ -521,5 +521,5 @@ def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(
     assert "no implementation" in broken.reason
     assert {error.release for error in broken.errors} == {"old", "new"}
     assert not any("environment" in str(error) for error in broken.errors), "the release is named once"
-    failed = [request for _, request in workers if request.options.get("workspace_mib") == 1]
+    failed = [request for _, request in workers if request.options.workspace_mib == 1]
     assert len(failed) == 2, "what failed once is not built again"

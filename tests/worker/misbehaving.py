@@ -1,6 +1,6 @@
 """An adapter without TensorRT that misbehaves on request, loaded by a real worker with `--adapter`.
 
-What it does is asked for by `BuildRequest.options["misbehave"]`, or before that by the variable MISBEHAVE for
+What it does is asked for by the build route of a request, or before that by the variable MISBEHAVE for
 what happens at the start, at the probe, and at the shutdown. A build that is asked for nothing succeeds, and
 its inference returns its inputs.
 """
@@ -121,7 +121,7 @@ class Misbehaving:
         )
 
     def build(self, request):
-        what = request.options.get("misbehave")
+        what = request.options.build_route
         if what == "garbage":
             self._on_the_channel(b"\x00garbage\xff" * 100)
         elif what == "bad checksum":

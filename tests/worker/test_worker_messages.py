@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.case import BuildOptions
+from harness.compiler import builder_options
 from harness.worker import protocol
 from harness.worker.protocol import messages, wire
 
@@ -117,6 +119,10 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             {"type": "BuildRequest", "model_path": "m", "precision": "fp16", "nodes": [{"name": "n"}]},
             "BuildRequest.nodes lacks op, outputs",
         ),
+        (
+            {"type": "BuildRequest", "model_path": "m", "precision": "fp16", "options": {"work_space": 3}},
+            "BuildRequest.options has no field work_space",
+        ),
     ],
 )
 def test_bytes_that_are_not_a_message_are_refused_with_the_reason(document: Any, said: str) -> None:
@@ -127,6 +133,17 @@ def test_bytes_that_are_not_a_message_are_refused_with_the_reason(document: Any,
 def test_json_of_a_message_is_plain() -> None:
     request = protocol.BuildRequest("m", "fp16", nodes=(protocol.NodeHint("n", "Add", ("t",)),), marks=("t",))
     assert protocol.message_from_json(json.loads(json.dumps(protocol.message_to_json(request)))) == request
+
+
+def test_the_builder_gets_every_option_of_a_case() -> None:
+    got = {field.name for field in dataclasses.fields(protocol.BuilderOptions)}
+    assert got == BuildOptions.model_fields.keys() - {"typing", "pins"}
+    given = {"tactic_sources": ["cublas"], "preview_features": ["+profile_sharing_0806"], "workspace_mib": 64}
+    plain = protocol.BuilderOptions(
+        tactic_sources=("cublas",), preview_features=("+profile_sharing_0806",), workspace_mib=64
+    )
+    assert builder_options(BuildOptions.model_validate(given)) == plain
+    assert builder_options(BuildOptions()) == protocol.BuilderOptions(), "a default is the same on both sides"
 
 
 def test_every_request_has_a_reply() -> None:

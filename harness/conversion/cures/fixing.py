@@ -17,9 +17,8 @@ from harness.environments import Environment
 from harness.errors import HarnessError
 from harness.model import Model, save_model
 from harness.tensors import Precision
-from harness.worker.protocol import CompileReport
+from harness.worker.protocol import CompileReport, Profile
 
-Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 _ROUNDS = 4
 CALIBRATED_ON = 64
 """So many inputs are drawn where scales are calibrated: half for the scales, half for the proof."""

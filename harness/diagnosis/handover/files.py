@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Profile, TensorRTCandidate, shape_ranges
+from harness.backends import TensorRTCandidate, shape_ranges
 from harness.comparison import compare, not_computed
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
@@ -66,6 +66,7 @@ from harness.model import LOW_DTYPE, Model, repeated_names, save_model, with_isl
 from harness.tactics import TacticRecord, export_pins, pinned_cache
 from harness.tensors import Precision, to_json, write_text
 from harness.text import command, magnitude, plural
+from harness.worker.protocol import Profile
 
 PHASE = "repro"
 TYPED = "typed.onnx"

@@ -18,13 +18,13 @@ from typing import Any
 
 import onnx
 
-from harness.backends import Profile
 from harness.diagnosis.context import NO_TF32, ReleaseInUse
 from harness.diagnosis.handover.autocast import autocast, autocast_obstacle
 from harness.diagnosis.results import Recipe
 from harness.model import Model, inner_nodes, named_nodes
 from harness.tensors import Precision
 from harness.text import command
+from harness.worker.protocol import Profile
 
 WEAK_FLAGS = {
     Precision.FP16: "--fp16",

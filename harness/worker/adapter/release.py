@@ -7,9 +7,9 @@ what is not offered is a `Fault` that names an alternative; nothing is skipped s
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Tuple
+from typing import Any, Dict, FrozenSet, List, Tuple
 
-from ..protocol import TENSORRT, TENSORRT_RTX, TF32_OFF, TF32_ON, Fault
+from ..protocol import TENSORRT, TENSORRT_RTX, TF32_OFF, TF32_ON, BuilderOptions, Fault
 
 #: feature → the names that make it; all must be there.
 FEATURES: Dict[str, Tuple[str, ...]] = {
@@ -105,7 +105,6 @@ _ALTERNATIVES = {
     "version_compatible": "leave `version_compatible` out, or use TensorRT 8.6 or later",
     "hardware_compatibility:ampere_plus": "leave it out, or use TensorRT 8.6 or later",
     "hardware_compatibility:same_compute_capability": "leave it out, or use TensorRT 10.9 or later",
-    "error_on_timing_cache_miss": "leave it out, or use TensorRT 10 or later",
     "algorithm_selector": "use the editable timing cache",
     "editable_timing_cache": "use an algorithm selector, or TensorRT 10.8 or later",
     "build_routes": "leave `build_route` out, or use TensorRT 11.1 or later",
@@ -115,10 +114,9 @@ _ALTERNATIVES = {
 }
 
 
-def asks_for_tf32(options: Mapping[str, Any], precision: str) -> bool:
+def asks_for_tf32(options: BuilderOptions, precision: str) -> bool:
     """Whether layers in FP32 may use TF32: TensorRT's default, and the commonest false alarm, so only if asked for."""
-    tf32 = options.get("tf32")
-    return precision == "tf32" if tf32 is None else bool(tf32)
+    return precision == "tf32" if options.tf32 is None else options.tf32
 
 
 def has(trt: Any, name: str) -> bool:
@@ -230,7 +228,7 @@ class Release:
         suffix = "" if typing == "auto" else " under {} typing".format(typing)
         raise self.refusal("precision {}{}".format(precision, suffix), precision)
 
-    def tf32(self, options: Mapping[str, Any], precision: str) -> str:
+    def tf32(self, options: BuilderOptions, precision: str) -> str:
         """Whether products of FP32 are computed in TF32; TensorRT for RTX reads a variable, whatever its flag says."""
         if self.product == TENSORRT_RTX:
             return TF32_OFF if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0" else TF32_ON

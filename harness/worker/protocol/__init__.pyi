@@ -11,6 +11,7 @@ from .facts import Fingerprint as Fingerprint
 from .facts import Latency as Latency
 from .facts import LayerInfo as LayerInfo
 from .facts import PinnedTactics as PinnedTactics
+from .facts import Profile as Profile
 from .facts import RealisedPrecision as RealisedPrecision
 from .facts import Shape as Shape
 from .kernels import PACKAGE_OF as PACKAGE_OF
@@ -30,6 +31,7 @@ from .messages import REPLIES as REPLIES
 from .messages import RUNTIME as RUNTIME
 from .messages import TIMING as TIMING
 from .messages import Answered as Answered
+from .messages import BuilderOptions as BuilderOptions
 from .messages import BuildReply as BuildReply
 from .messages import BuildRequest as BuildRequest
 from .messages import Compile as Compile

@@ -7,6 +7,8 @@ from .kernels import KernelList, is_region
 from .tactics import TacticReport
 
 Shape = Tuple[int, ...]
+#: Minimum, optimum and maximum of an input with dynamic axes.
+Profile = Tuple[Shape, Shape, Shape]
 #: The value of a build option; lists are tuples here.
 BuildOption = Union[None, bool, int, str, Tuple[str, ...]]
 #: dtype → precision, the lowest first.
@@ -175,7 +177,7 @@ class EngineFacts:
 
     fingerprint: Optional[Fingerprint] = None
     build: Dict[str, BuildOption] = field(default_factory=dict)
-    profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    profiles: Dict[str, Profile] = field(default_factory=dict)
     typing: Optional[str] = None
     builds: int = 0
     build_seconds: Optional[float] = None

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Generic, Iterable, Optional, Tuple, Type, TypeVar, Union
 
 from .codec import MessageError, from_plain
-from .facts import BuildOption, EngineFacts, Latency, Shape
+from .facts import EngineFacts, Latency, Profile
 from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 7
+PROTOCOL = 8
 
 
 R = TypeVar("R")
@@ -138,6 +138,26 @@ class NodeHint:
 
 
 @dataclass(frozen=True)
+class BuilderOptions:
+    """The build options of a case that the builder sees to, under the names that they have there; None and False are
+    TensorRT's defaults."""
+
+    pin_precision: bool = False
+    workspace_mib: Optional[int] = None
+    optimization_level: Optional[int] = None
+    tactic_sources: Optional[Tuple[str, ...]] = None
+    avg_timing_iterations: Optional[int] = None
+    timing_cache: bool = True
+    tf32: Optional[bool] = None
+    sparsity: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: Optional[str] = None
+    compute_capability: Optional[str] = None
+    preview_features: Optional[Tuple[str, ...]] = None
+    build_route: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class BuildRequest(Answered["BuildReply"]):
     """Build one engine and keep it.
 
@@ -155,7 +175,7 @@ class BuildRequest(Answered["BuildReply"]):
         mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None
             leaves them as parsed, which on a weakly typed network means FP32 and may cure the fault.
         profiles: by input, (minimum, optimum, maximum) shape; one for every input with a dynamic axis.
-        options: the build options of the case, a plain dictionary; absent or None means TensorRT's default.
+        options: what the case asks of the builder.
         calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
         nodes: the nodes of the model in topological order.
         engine_path: where to write the serialized engine; None writes none.
@@ -169,8 +189,8 @@ class BuildRequest(Answered["BuildReply"]):
     observation: str = "none"
     marks: Tuple[str, ...] = ()
     mark_dtype: Optional[str] = None
-    profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    options: Dict[str, BuildOption] = field(default_factory=dict)
+    profiles: Dict[str, Profile] = field(default_factory=dict)
+    options: BuilderOptions = BuilderOptions()
     calibration: Tuple[str, ...] = ()
     nodes: Tuple[NodeHint, ...] = ()
     engine_path: Optional[str] = None

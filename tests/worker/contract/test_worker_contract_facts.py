@@ -23,7 +23,7 @@ from harness.environments import Environment, Supervisor
 from harness.model import load_model
 from harness.tactics import PinnedCandidate, export_pins, load_pins, record_of
 from harness.tensors import Precision
-from harness.worker.protocol import TacticOrders, facts, hexadecimal, tactics
+from harness.worker.protocol import BuilderOptions, TacticOrders, facts, hexadecimal, tactics
 
 PACKAGE = Path(harness.__file__).parent
 DOUBLE = Path(__file__).parents[1] / "doubled.py"
@@ -96,7 +96,7 @@ def of_the_adapter(models: dict[str, Path], folder: Path, patch: pytest.MonkeyPa
         if any(layer._name == "relu1" and layer._precision == "HALF" for layer in network._layers)
         else None
     )
-    pinned = {"typing": "weak", "options": {"pin_precision": True}}
+    pinned = {"typing": "weak", "options": BuilderOptions(pin_precision=True)}
     yield relaxed.build("conv", "fp16", islands=("conv1",), **pinned).facts
     hidden = Rig("8.6.0", models, folder)
     hidden.world.opaque = True

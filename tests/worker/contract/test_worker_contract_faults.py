@@ -185,7 +185,6 @@ def test_an_island_without_floating_point_layers_is_warned_of(weak: Rig) -> None
         ({"profiles": {}}, "input 'x' has dynamic axes (-1, 8): give it min, opt and max shapes"),
         ({"profiles": {"x": ((4, 8), (2, 8), (8, 8))}}, "cannot range over (4, 8), (2, 8), (8, 8)"),
         ({"profiles": {"z": ((1,), (1,), (1,))}}, "the model has no input 'z'"),
-        ({"options": {"work_space": 3}}, "there is no build option 'work_space'"),
         ({"observation": "typed", "marks": ("h",), "mark_dtype": "int8"}, "cannot be given the dtype 'int8'"),
     ],
 )

@@ -220,6 +220,6 @@ def test_a_wrong_name_in_the_adapter_is_met(
         config.set_flag(self._trt.BuilderFlag.STRICT_TYPES)
 
     monkeypatch.setattr(Weak, "configure", configure)
-    Rig("8.6.0", models, tmp_path).build("conv", options={})
+    Rig("8.6.0", models, tmp_path).build("conv")
     with pytest.raises(AttributeError, match="STRICT_TYPES"):
         Rig("10.0.1", models, tmp_path).build("conv")

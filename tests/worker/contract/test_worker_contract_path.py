@@ -1,7 +1,6 @@
 """The adapter's whole path, on every release: a name that the release lacks fails here."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -9,7 +8,7 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.protocol import TF32_OFF, TF32_ON, Fault, Probe, RealisedPrecision
+from harness.worker.protocol import TF32_OFF, TF32_ON, BuilderOptions, Fault, Probe, RealisedPrecision
 
 
 @pytest.fixture
@@ -60,14 +59,16 @@ def test_a_quantized_model_keeps_its_int8_whatever_is_asked_for_around_it(rig: R
 def test_a_pinned_precision_is_asked_for_at_every_float_layer_but_the_islands(rig: Rig) -> None:
     if ("weak", "fp16") not in Release.of(rig.trt).precisions:
         return  # typed by construction
-    free = rig.build("mixed", "fp16", typing="weak", options={"pin_precision": False})
+    free = rig.build("mixed", "fp16", typing="weak", options=BuilderOptions(pin_precision=False))
     assert not rig.plan.pinned
-    reply = rig.build("mixed", "fp16", typing="weak", options={"pin_precision": True})
+    reply = rig.build("mixed", "fp16", typing="weak", options=BuilderOptions(pin_precision=True))
     assert {"pow", "relu", "softmax", "gemm"} <= set(rig.plan.pinned)
     assert "PREFER_PRECISION_CONSTRAINTS" in rig.plan.flags
     assert reply.outputs == free.outputs
     island = ("pow", "mean")
-    reply = rig.build("mixed", "fp16", typing="weak", islands=island, options={"pin_precision": True})
+    reply = rig.build(
+        "mixed", "fp16", typing="weak", islands=island, options=BuilderOptions(pin_precision=True)
+    )
     assert "OBEY_PRECISION_CONSTRAINTS" in rig.plan.flags
     assert reply.facts.realised.islands_ok is True
 
@@ -157,7 +158,7 @@ def test_one_timing_cache_serves_every_build_and_a_file(rig: Rig, tmp_path: Path
     rig.adapter.save_timing_cache(path)
     assert Path(path).read_bytes().startswith(f"cache {rig.world.version}".encode())
     assert rig.adapter.load_timing_cache(path)
-    rig.build("conv", options={"timing_cache": False})
+    rig.build("conv", options=BuilderOptions(timing_cache=False))
     assert rig.plan.config._cache is None
     assert "DISABLE_TIMING_CACHE" not in rig.plan.flags, "identical layers of one build share their timings"
     assert rig.plan.config._cache is None
@@ -229,15 +230,13 @@ def test_times_are_of_the_whole_and_of_each_layer(rig: Rig) -> None:
 
 def test_every_option_of_a_case_is_set_or_refused(rig: Rig) -> None:
     release = Release.of(rig.trt)
-    options: dict[str, Any] = {
-        "workspace_mib": 64,
-        "avg_timing_iterations": 4,
-        "tactic_sources": ("edge_mask_convolutions", "jit_convolutions"),
-        "sparsity": True,
-        "tf32": True,
-        "typing": None,
-        "optimization_level": None,
-    }
+    options = BuilderOptions(
+        workspace_mib=64,
+        avg_timing_iterations=4,
+        tactic_sources=("edge_mask_convolutions", "jit_convolutions"),
+        sparsity=True,
+        tf32=True,
+    )
     rig.build("conv", options=options)
     config = rig.plan.config
     assert config._workspace == 64 << 20
@@ -248,19 +247,18 @@ def test_every_option_of_a_case_is_set_or_refused(rig: Rig) -> None:
         "optimization_level": 4,
         "version_compatible": True,
         "hardware_compatibility": "ampere_plus",
-        "error_on_timing_cache_miss": True,
     }
     for key, value in {**later, "hardware_compatibility:": "same_compute_capability"}.items():
         key = key.rstrip(":")
         feature = f"{key}:{value}" if key == "hardware_compatibility" else key
         if release.offers(feature):
-            rig.build("conv", options={key: value})
+            rig.build("conv", options=BuilderOptions(**{key: value}))
         else:
             with pytest.raises(Fault, match="later"):
-                rig.build("conv", options={key: value})
+                rig.build("conv", options=BuilderOptions(**{key: value}))
     if "CUDNN" not in release.tactic_sources:
         with pytest.raises(Fault, match="no tactic source CUDNN: it has EDGE_MASK_CONVOLUTIONS"):
-            rig.build("conv", options={"tactic_sources": ["cudnn"]})
+            rig.build("conv", options=BuilderOptions(tactic_sources=("cudnn",)))
 
 
 def test_calibration_where_it_is_still_there(rig: Rig) -> None:
@@ -290,7 +288,9 @@ def test_what_becomes_of_a_model_is_reported_without_keeping_an_engine(
 ) -> None:
     model, fields = "conv", {}
     if ("weak", "fp16") not in Release.of(rig.trt).precisions:
-        model, fields = "typed-fp16", {"options": {"compute_capability": "sm86"}} if rig.world.rtx else {}
+        model, fields = "typed-fp16", {}
+        if rig.world.rtx:
+            fields = {"options": BuilderOptions(compute_capability="sm86")}
     report = rig.compile(model, "fp16", **fields)
     assert report.built
     assert (report.product, report.release) == (rig.adapter.release_info.product, rig.world.version)

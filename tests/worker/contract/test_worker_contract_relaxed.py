@@ -9,9 +9,9 @@ from contract_rig import Rig, feed
 
 from harness.worker.adapter.inspection import realised
 from harness.worker.adapter.release import FEATURES, Release
-from harness.worker.protocol import BuildReply, BuildRequest, Fault, LayerInfo, TacticOrders
+from harness.worker.protocol import BuilderOptions, BuildReply, BuildRequest, Fault, LayerInfo, TacticOrders
 
-PINNED = {"pin_precision": True}
+PINNED = BuilderOptions(pin_precision=True)
 NO_FORMATS = "Error Code 9: Internal Error (conv1 + relu1: No supported formats for conv1 + relu1)"
 OBEY, PREFER = "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"
 
@@ -111,7 +111,7 @@ def test_the_first_failure_is_reported_where_nothing_helps(rig: Rig) -> None:
     [
         ("Internal Error (assertion failed)", {}),
         ("OutOfMemory: could not find any implementation, insufficient memory", {}),
-        (NO_FORMATS, {"options": {}}),
+        (NO_FORMATS, {"options": BuilderOptions()}),
         (NO_FORMATS, {"island": ()}),
         (NO_FORMATS, {"tactics": TacticOrders()}),
     ],

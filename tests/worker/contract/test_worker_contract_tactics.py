@@ -11,7 +11,15 @@ from contract_rig import Rig, feed
 from harness.worker.adapter.device import build_routes
 from harness.worker.adapter.release import Release
 from harness.worker.adapter.tactics.tuning_log import TuningLog
-from harness.worker.protocol import BuildReply, Choice, Fault, TacticOrders, TacticReport, hexadecimal
+from harness.worker.protocol import (
+    BuilderOptions,
+    BuildReply,
+    Choice,
+    Fault,
+    TacticOrders,
+    TacticReport,
+    hexadecimal,
+)
 
 SELECTOR, BOTH, CACHE = "8.6.0", "10.13.3.9", "11.4.0.106"
 FIRST, SECOND = "conv1 + relu1", "conv2 + relu2"
@@ -116,18 +124,18 @@ def test_every_release_forbids_a_choice(rig: Rig) -> None:
 def test_every_release_takes_its_own_preview_features_and_build_routes(rig: Rig) -> None:
     release = Release.of(rig.trt)
     for feature in release.preview_features:
-        rig.build("conv", options={"preview_features": [f"-{feature.lower()}"]})
+        rig.build("conv", options=BuilderOptions(preview_features=(f"-{feature.lower()}",)))
         assert rig.plan.config._previews == {feature: False}
     with pytest.raises(Fault, match=r"has no preview feature \+nonsense"):
-        rig.build("conv", options={"preview_features": ["+nonsense"]})
+        rig.build("conv", options=BuilderOptions(preview_features=("+nonsense",)))
     assert set(rig.adapter.probe().tactic_sources) == set(release.tactic_sources) - {"CUDNN"}
     if release.offers("build_routes"):
-        rig.build("conv", options={"build_route": "-fuse=off"})
+        rig.build("conv", options=BuilderOptions(build_route="-fuse=off"))
         assert rig.plan.config._route == "-fuse=off"
         assert rig.adapter.probe().build_routes == {"-fuse": ("on", "off"), "-depth": ("4",)}
     else:
         with pytest.raises(Fault, match=r"TensorRT 11\.1 or later"):
-            rig.build("conv", options={"build_route": "-fuse=off"})
+            rig.build("conv", options=BuilderOptions(build_route="-fuse=off"))
         assert rig.adapter.probe().build_routes == {}
 
 

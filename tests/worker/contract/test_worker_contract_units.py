@@ -12,7 +12,7 @@ from harness.worker.adapter.log import Log, severity_name
 from harness.worker.adapter.network import NodeMap, names_in_metadata
 from harness.worker.adapter.runtime import cuda as cuda_module
 from harness.worker.adapter.runtime import load_cudart
-from harness.worker.protocol import BuildRequest, Fault, LayerInfo, Tensor
+from harness.worker.protocol import BuilderOptions, BuildRequest, Fault, LayerInfo, Tensor
 
 NODES = NodeMap(
     dict.fromkeys(("a", "b", "c", "/x/Conv", "/x/Relu"), ()),
@@ -119,10 +119,8 @@ def test_tf32_kernels_in_an_fp32_engine_are_warned_of() -> None:
     layers = [LayerInfo("c", "gemm", ("c",), "tf32")]
     _, warnings = realised.check_realised(layers, BuildRequest("m", "fp32"), "weak", "8.6.0")
     assert warnings == ("TF32 is off, yet TensorRT chose TF32 kernels for c",)
-    assert (
-        realised.check_realised(layers, BuildRequest("m", "fp32", options={"tf32": True}), "weak", "8.6.0")[1]
-        == ()
-    )
+    allowed = BuildRequest("m", "fp32", options=BuilderOptions(tf32=True))
+    assert realised.check_realised(layers, allowed, "weak", "8.6.0")[1] == ()
 
 
 def test_a_compiled_kernel_may_hold_the_cast_out_of_an_island() -> None:

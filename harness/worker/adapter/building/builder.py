@@ -136,7 +136,7 @@ class Builder:
             )
         # A build that is not to share timings has TensorRT's own cache of that build: DISABLE_TIMING_CACHE would time
         # identical layers one by one, which took 70 s in place of 12 for an MLP of 12 blocks.
-        shared = request.options.get("timing_cache") is not False and tactics is None
+        shared = request.options.timing_cache and tactics is None
         cache_good = self._cache.attach(config) if shared else True
 
         began = time.perf_counter()
@@ -207,10 +207,8 @@ class Builder:
             return None, (warning.format(self._release, unreadable.line),)
         if not found:
             return None, ("{} says nothing of the kernels that it made".format(self._release),)
-        option = request.options.get("compute_capability")
-        target = None if option is None else str(option)
-        gpu = None if target is None else str(target)
-        return KernelList(self._release.product, self._release.version, source, found, gpu), ()
+        target = request.options.compute_capability
+        return KernelList(self._release.product, self._release.version, source, found, target), ()
 
     def _inspect(self, engine: Any) -> Tuple[Kernel, ...]:
         text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)

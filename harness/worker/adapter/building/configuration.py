@@ -1,79 +1,55 @@
 """The builder's configuration: the build options of a case, the shapes of dynamic inputs, and INT8 calibration."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from ...protocol import BuildRequest, Fault, Tensor, read_tensor_file
+from ...protocol import BuilderOptions, BuildRequest, Fault, Tensor, read_tensor_file
 from .. import dtypes
 from ..release import Release, asks_for_tf32
 from ..runtime import Buffer, Cuda
 
 _MIB = 1 << 20
-#: Every option known; `typing`, `pin_precision` and `timing_cache` are seen to elsewhere.
-KNOWN = frozenset(
-    (
-        *(
-            "typing",
-            "pin_precision",
-            "timing_cache",
-            "tf32",
-            "workspace_mib",
-            "optimization_level",
-            "tactic_sources",
-        ),
-        *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
-        *("error_on_timing_cache_miss", "preview_features", "build_route", "compute_capability"),
-    )
-)
 
 
-def apply_options(
-    trt: Any, release: Release, config: Any, options: Mapping[str, Any], precision: str
-) -> None:
-    """Set what `options` ask for. None and False are TensorRT's defaults.
+def apply_options(trt: Any, release: Release, config: Any, options: BuilderOptions, precision: str) -> None:
+    """Set what `options` ask for.
 
     Raises:
-        Fault: `unsupported`: this release has no such option; `bad_request`: there is none of that name.
+        Fault: `unsupported`: this release has no such option.
     """
-    unknown = sorted(set(options) - KNOWN)
-    if unknown:
-        raise Fault("bad_request", "there is no build option {}".format(", ".join(map(repr, unknown))))
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector reports names only
     if asks_for_tf32(options, precision):
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if options.get("workspace_mib") is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] * _MIB)
-    if options.get("optimization_level") is not None:
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
+    if options.optimization_level is not None:
         release.require("optimization_level", "builder optimization levels")
-        config.builder_optimization_level = options["optimization_level"]
-    if options.get("avg_timing_iterations") is not None:
-        config.avg_timing_iterations = options["avg_timing_iterations"]
-    if options.get("tactic_sources") is not None:
-        _tactic_sources(trt, release, config, options["tactic_sources"])
-    if options.get("sparsity"):
+        config.builder_optimization_level = options.optimization_level
+    if options.avg_timing_iterations is not None:
+        config.avg_timing_iterations = options.avg_timing_iterations
+    if options.tactic_sources is not None:
+        _tactic_sources(trt, release, config, options.tactic_sources)
+    if options.sparsity:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    if options.get("version_compatible"):
+    if options.version_compatible:
         release.require("version_compatible", "version-compatible engines")
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.get("hardware_compatibility"):
-        _hardware_compatibility(trt, release, config, options["hardware_compatibility"])
-    if options.get("error_on_timing_cache_miss"):
-        release.require("error_on_timing_cache_miss", "ERROR_ON_TIMING_CACHE_MISS")
-        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
-    for feature in options.get("preview_features") or ():
-        _preview_feature(trt, release, config, str(feature))
-    if options.get("build_route"):
+    if options.hardware_compatibility:
+        _hardware_compatibility(trt, release, config, options.hardware_compatibility)
+    for feature in options.preview_features or ():
+        _preview_feature(trt, release, config, feature)
+    if options.build_route:
         release.require("build_routes", "build routes")
-        config.build_route = str(options["build_route"])
-    if options.get("compute_capability"):
-        _compute_capability(trt, release, config, str(options["compute_capability"]))
+        config.build_route = options.build_route
+    if options.compute_capability:
+        _compute_capability(trt, release, config, options.compute_capability)
 
 
-def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None:
+def _tactic_sources(trt: Any, release: Release, config: Any, names: Sequence[str]) -> None:
     bits = 0
     for name in names:
-        member = str(name).upper()
+        member = name.upper()
         if member not in release.tactic_sources:
             raise Fault(
                 "unsupported",
@@ -83,9 +59,7 @@ def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None
             )
         bits |= 1 << int(trt.TacticSource.__members__[member])
     if not config.set_tactic_sources(bits):
-        raise Fault(
-            "unsupported", "TensorRT refuses the tactic sources {}".format(", ".join(map(str, names)))
-        )
+        raise Fault("unsupported", "TensorRT refuses the tactic sources {}".format(", ".join(names)))
 
 
 def _preview_feature(trt: Any, release: Release, config: Any, feature: str) -> None:

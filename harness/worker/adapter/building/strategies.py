@@ -89,7 +89,7 @@ class Weak:
             config.set_flag(trt.BuilderFlag.INT8)
         if request.islands:
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-        elif request.options.get("pin_precision"):
+        elif request.options.pin_precision:
             # A layer without an implementation at the precision is no reason to fail.
             config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
 
@@ -121,7 +121,7 @@ class Weak:
     @staticmethod
     def is_pinning(request: BuildRequest) -> bool:
         """Whether the layers outside of the islands are pinned to the precision."""
-        return bool(request.options.get("pin_precision")) and request.precision in _LOW
+        return request.options.pin_precision and request.precision in _LOW
 
     def free_neighbours(self, graph: Graph) -> Tuple[str, ...]:
         """Leave to the builder what writes the tensors that an island reads, and what reads those that it writes.
@@ -311,7 +311,7 @@ def relaxation_steps(typing: Weak, graph: Graph, config: Any, request: BuildRequ
         request: what was asked for. Nothing is relaxed without islands in a pinned network; nor where tactics are
             recorded or ordered, for these belong to the network that was asked for.
     """
-    if not request.islands or not request.options.get("pin_precision") or request.tactics is not None:
+    if not request.islands or not request.options.pin_precision or request.tactics is not None:
         return
     freed = typing.free_neighbours(graph)
     if freed:

@@ -14,7 +14,7 @@ not guessed at: then there is no list.
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ...protocol import Kernel, KernelList, KernelTensor
+from ...protocol import BuilderOptions, Kernel, KernelList, KernelTensor
 from ..network import names_in_metadata
 from ..release import Release
 from .inspector import dtype_of
@@ -92,7 +92,7 @@ def kernels_of_inspector(document: Mapping[str, Any]) -> Tuple[Kernel, ...]:
 
 
 def list_kernels(
-    document: Mapping[str, Any], release: Release, options: Mapping[str, Any]
+    document: Mapping[str, Any], release: Release, options: BuilderOptions
 ) -> Optional[KernelList]:
     """The kernels in the inspector's JSON as what they are of; None if it names none, or not in the known form.
 
@@ -107,10 +107,7 @@ def list_kernels(
         return None
     if not found:
         return None
-    target = options.get("compute_capability")
-    return KernelList(
-        release.product, release.version, "inspector", found, None if target is None else str(target)
-    )
+    return KernelList(release.product, release.version, "inspector", found, options.compute_capability)
 
 
 def _entry(line: str) -> Dict[str, Any]:

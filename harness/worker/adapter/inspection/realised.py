@@ -121,7 +121,7 @@ def _chosen(layers: Sequence[LayerInfo], precision: str, version: str) -> str:
 
 def _tf32_warning(compute: Sequence[LayerInfo], request: BuildRequest) -> List[str]:
     found = [layer.name for layer in compute if layer.precision == "tf32"]
-    if not found or request.options.get("tf32"):
+    if not found or request.options.tf32:
         return []
     return ["TF32 is off, yet TensorRT chose TF32 kernels for {}".format(", ".join(found[:5]))]
 
