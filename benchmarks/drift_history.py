@@ -95,7 +95,8 @@ def write_night(
         "sample": np.full(cases, -1),
         "index": np.full(cases, -1),
         "verdict": np.full(cases, "pass"),
-        "reason": np.full(cases, "all gates hold"),
+        "cause": np.full(cases, "gates hold"),
+        "why": np.full(cases, '{"cause":"gates hold"}'),
         "latency_ms": np.full(cases, 1.0 + 0.01 * (night % 5), dtype=np.float32),
         "tensorrt": np.full(cases, "10.13.3.9"),
     }

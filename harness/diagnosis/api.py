@@ -42,7 +42,6 @@ from harness.diagnosis.stages import emulate_cured
 from harness.errors import HarnessError, NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
-    Cause,
     Emulation,
     Given,
     Judge,
@@ -50,11 +49,11 @@ from harness.judge import (
     LayerResult,
     MadeWith,
     OutputResult,
+    Reason,
     RunResult,
     Selection,
     Workbench,
     check_names,
-    describe_outputs,
     nothing_to_round,
     over_samples,
     without_origins,
@@ -309,7 +308,7 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         precision=context.subject.precision,
         candidate=context.subject.candidate.name,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        detail=describe_outputs(seen.baseline.outputs),  # without those that the reference cannot decide
+        why=Reason.of_outputs(seen.baseline.outputs),  # without those that the reference cannot decide
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
@@ -366,7 +365,7 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
         precision=subject.precision,
         candidate=EMULATOR,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        cause=Cause.GATES_HOLD if passed else Cause.GATE_FAILED,
+        why=Reason.of_outputs(outputs),
         outputs=outputs,
         layers=without_origins(layers) if passed else layers,
     )

@@ -5,8 +5,8 @@ from .api import runs_at as runs_at
 from .judgement.engines import EngineDrift as EngineDrift
 from .judgement.engines import compared_engines as compared_engines
 from .judgement.outcome import Fact as Fact
-from .judgement.outcome import RunError as RunError
 from .judgement.outcome import TensorDrift as TensorDrift
+from .judgement.outcome import UnjudgedBuild as UnjudgedBuild
 from .judgement.report import DriftReport as DriftReport
 from .judgement.report import RunDrift as RunDrift
 from .judgement.report import statuses as statuses
@@ -29,6 +29,7 @@ from .judgement.wording import place_text as place_text
 from .judgement.wording import tensor_text as tensor_text
 from .matrix.options import DriftOptions as DriftOptions
 from .nightly.series import nightly_report as nightly_report
+from .store.engines import read_reason as read_reason
 from .store.files import HistoryWarning as HistoryWarning
 from .store.files import RunInfo as RunInfo
 from .store.places import is_store as is_store

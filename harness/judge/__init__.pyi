@@ -45,6 +45,7 @@ from .results import MadeWith as MadeWith
 from .results import Observed as Observed
 from .results import OutputResult as OutputResult
 from .results import PartResult as PartResult
+from .results import Reason as Reason
 from .results import Region as Region
 from .results import RunError as RunError
 from .results import RunReport as RunReport
@@ -54,7 +55,6 @@ from .results import ShapeFault as ShapeFault
 from .results import ShapeResult as ShapeResult
 from .results import Verdict as Verdict
 from .results import describe_failure as describe_failure
-from .results import describe_outputs as describe_outputs
 from .results import different as different
 from .results import shape_lines as shape_lines
 from .results import without_origins as without_origins

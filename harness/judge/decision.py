@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness.case import EMULATOR_WITH_KERNELS, RunSpec, Waived, find_waiver
@@ -14,18 +14,16 @@ from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
 from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
-from harness.judge.results import Cause, Region, Verdict, WaivedFailure
+from harness.judge.results import Cause, Reason, Region, Verdict
 from harness.judge.workbench import Workbench, profiles_of
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
 
 
 class Decision(NamedTuple):
-    """A verdict and what decided it; see RunResult for `detail` and `waived`."""
+    """A verdict, and what decided it."""
 
     verdict: Verdict
-    cause: Cause
-    detail: str = ""
-    waived: WaivedFailure | None = None
+    why: Reason
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,32 @@ def decide(question: Question) -> Decision:
 
 
 def by_gates(question: Question) -> Decision:
-    """What the gates of the outputs say, and whether the case expects it."""
+    """What the gates of the outputs say, of how many builds, and whether the case expects it."""
+    decision, repeats = _by_outputs(question), question.found.repeats
+    if repeats is None or repeats.passes is None:
+        return decision
+    why = replace(decision.why, builds=repeats.builds, failing=repeats.builds - repeats.passes)
+    return Decision(decision.verdict, why)
+
+
+def _by_outputs(question: Question) -> Decision:
     found, spec = question.found, question.spec
-    if found.passed and question.expects_failure:
-        return Decision(Verdict.XPASS, Cause.UNEXPECTED_PASS)
-    if found.passed:
-        return Decision(Verdict.PASS, Cause.GATES_HOLD)
+    why = Reason.of_outputs(found.outputs)
+    if found.passed and not question.expects_failure:
+        told = replace(why, selections=found.selections, precision=found.judged_as, scores=found.scores)
+        return Decision(Verdict.PASS, told)
     if not question.expects_failure:
-        return Decision(Verdict.FAIL, Cause.GATE_FAILED)
-    origins = {layer.node for layer in found.layers if layer.origin}
-    if found.layers and spec.origin and not _starts_as_expected(origins, found.regions, set(spec.origin)):
-        return Decision(Verdict.FAIL, Cause.OTHER_ORIGIN)
-    return Decision(Verdict.XFAIL, Cause.EXPECTED)
+        return Decision(Verdict.FAIL, why)
+    expected = spec.reason or ""
+    if found.passed:
+        return Decision(Verdict.XPASS, Reason(Cause.UNEXPECTED_PASS, expected=expected))
+    starts = tuple(dict.fromkeys(layer.node for layer in found.layers if layer.origin))
+    if found.layers and spec.origin and not _starts_as_expected(set(starts), found.regions, set(spec.origin)):
+        elsewhere = Reason(
+            Cause.OTHER_ORIGIN, starts=starts, regions=found.regions, origin=tuple(spec.origin)
+        )
+        return Decision(Verdict.FAIL, elsewhere)
+    return Decision(Verdict.XFAIL, Reason(Cause.EXPECTED, expected=expected))
 
 
 def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected: set[str]) -> bool:
@@ -111,8 +123,9 @@ def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected
 
 def by_scores(question: Question, decision: Decision) -> Decision:
     """A metric of the user's own that drops fails a run that passes."""
-    if decision.verdict is Verdict.PASS and not all(each.passed for each in question.found.scores):
-        return Decision(Verdict.FAIL, Cause.SCORE)
+    dropped = tuple(each for each in question.found.scores if not each.passed)
+    if decision.verdict is Verdict.PASS and dropped:
+        return Decision(Verdict.FAIL, Reason(Cause.SCORE, scores=dropped[:1]))
     return decision
 
 
@@ -121,23 +134,23 @@ def by_golden(question: Question, decision: Decision) -> Decision:
     golden = question.found.golden
     if golden is None or golden.state is not GoldenState.CHANGED or question.golden_update:
         return decision
-    return (
-        decision if golden.message is None else Decision(Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message)
-    )
+    if golden.message is None:
+        return decision
+    return Decision(Verdict.FAIL, Reason(Cause.GOLDEN_CHANGED, golden.message))
 
 
 def by_export(question: Question, decision: Decision) -> Decision:
     """An exported file that is not its PyTorch module fails."""
     if decision.verdict is Verdict.PASS and (fault := question.bench.export_fault):
-        return Decision(Verdict.FAIL, Cause.EXPORT, fault)
+        return Decision(Verdict.FAIL, Reason(Cause.EXPORT, fault))
     return decision
 
 
 def by_shapes(question: Question, decision: Decision) -> Decision:
     """Another shape of a declared profile that is wrong fails a run that passes."""
-    wrong = any(each.fault for each in question.found.shapes)
-    if decision.verdict is Verdict.PASS and wrong and profiles_of(question.bench.case):
-        return Decision(Verdict.FAIL, Cause.SHAPE)
+    wrong = next((each for each in question.found.shapes if each.fault), None)
+    if decision.verdict is Verdict.PASS and wrong is not None and profiles_of(question.bench.case):
+        return Decision(Verdict.FAIL, Reason(Cause.SHAPE, shape=wrong))
     return decision
 
 
@@ -145,18 +158,16 @@ def by_file(question: Question, decision: Decision) -> Decision:
     """A file whose own roundings ruin it does not pass."""
     if not question.own_fault or decision.verdict not in (Verdict.PASS, Verdict.XPASS):
         return decision
-    expected = decision.verdict is Verdict.XPASS
-    return Decision(Verdict.XFAIL if expected else Verdict.FAIL, Cause.FILE)
+    verdict = Verdict.XFAIL if decision.verdict is Verdict.XPASS else Verdict.FAIL
+    return Decision(verdict, Reason(Cause.FILE, own=question.found.own.gist))
 
 
 def by_waiver(question: Question, decision: Decision) -> Decision:
     """A waiver lets a failure be, until it expires."""
     if decision.verdict is not Verdict.FAIL or (waived := question.waived) is None:
         return decision
-    failed = WaivedFailure(decision.cause, waived)
-    if waived.expired:
-        return Decision(Verdict.FAIL, Cause.WAIVER_EXPIRED, decision.detail, failed)
-    return Decision(Verdict.XFAIL, Cause.WAIVED, decision.detail, failed)
+    verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
+    return Decision(verdict, replace(decision.why, waiver=waived))
 
 
 OVERRULING: tuple[Callable[[Question, Decision], Decision], ...] = (

@@ -24,7 +24,7 @@ from harness.judge.checks import find_baked_behind
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
-from harness.judge.results import Cause, RunError, RunResult, Verdict, baked_text
+from harness.judge.results import Cause, Reason, RunError, RunResult, Verdict, baked_text
 from harness.judge.workbench import Workbench
 
 
@@ -160,7 +160,7 @@ class Judge:
         blank, bench = blank_result(case, spec, candidate), self.bench(case)
         if missing := bench.missing_packages():
             detail = f"needs {', '.join(missing)}, which is not installed"
-            return replace(blank, cause=Cause.PACKAGE, detail=detail)
+            return replace(blank, why=Reason(Cause.PACKAGE, detail))
         try:
             check_names(case, bench.model)
             self.assume(bench, candidate)
@@ -169,11 +169,11 @@ class Judge:
             if made is bench.emulator:  # what it rounds nothing of can still differ from another reference
                 why = nothing_to_round(bench.model, spec.precision)
                 if why and case.reference is None:
-                    return _skipped(replace(blank, cause=Cause.NOTHING_TO_ROUND, detail=why), bench)
+                    return _skipped(blank, bench, why)
             elif candidate not in WITHOUT_ENGINE and (
                 lacking := self.candidates.lacking(candidate, case, spec)
             ):
-                return replace(blank, cause=lacking[0], detail=lacking[1])
+                return replace(blank, why=lacking)
             return self._judge(bench, spec, made, blank, stage, idle)
         except HarnessError as error:
             if isinstance(error, ReferenceNotFiniteError) and error.own is not None:
@@ -197,13 +197,11 @@ class Judge:
         measurement = Measurement(bench, spec, made, self.options, stage, idle)
         found = measurement.take()
         question = Question(bench, spec, blank.candidate, found, self.options.golden_update)
-        verdict, cause, detail, waived = decide(question)
+        verdict, why = decide(question)
         return replace(
             blank,
             verdict=verdict,
-            cause=cause,
-            detail=detail,
-            waived=waived,
+            why=why,
             outputs=found.outputs,
             layers=found.layers,
             regions=found.regions,
@@ -231,7 +229,7 @@ def _ruined(blank: RunResult, spec: RunSpec, error: ReferenceNotFiniteError) -> 
     detail = f"the file itself: {error.own}; {error.count} elements of output {error.tensor!r} are not finite"
     detail = f"{detail}; {error.hint}"
     verdict = Verdict.XFAIL if spec.expects_failure(blank.candidate) else Verdict.FAIL
-    return replace(blank, verdict=verdict, cause=Cause.FILE, detail=detail)
+    return replace(blank, verdict=verdict, why=Reason(Cause.FILE, detail))
 
 
 def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
@@ -241,7 +239,6 @@ def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
         precision=spec.precision,
         candidate=candidate,
         verdict=Verdict.SKIP,
-        spec=spec,
         case_path=case.model.path if case.path is None else str(case.path),
         inputs=case.shape_arguments,
         given=case.given,
@@ -254,30 +251,31 @@ def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = Fals
     details = RunError.of(error)
     if of_candidate and details.environment is None:
         details = replace(details, environment=blank.candidate)
+    if isinstance(error, InternalError):
+        cause = Cause.INTERNAL
+    elif of_candidate:
+        cause = Cause.CANDIDATE
+    else:
+        cause = Cause.CASE if of_case else Cause.RUN
     return replace(
         blank,
         verdict=Verdict.ERROR,
-        cause=(
-            Cause.INTERNAL
-            if isinstance(error, InternalError)
-            else Cause.CANDIDATE
-            if of_candidate
-            else Cause.CASE
-            if of_case
-            else Cause.RUN
-        ),
-        error=details,
+        why=Reason(cause, error=details),
         evidence=error.evidence if isinstance(error, CandidateError | InternalError) else (),
         mistake=not isinstance(error, CandidateError | InternalError),
     )
 
 
-def _skipped(skipped: RunResult, bench: Workbench) -> RunResult:
+def _skipped(blank: RunResult, bench: Workbench, why: str) -> RunResult:
     """A run that judges nothing; what a model's own roundings cost is said nevertheless."""
     if not bench.model.quantized and not bench.model.own_tensors:
-        return skipped
+        return replace(blank, why=Reason(Cause.NOTHING_TO_ROUND, why))
     own = bench.own_roundings
-    skipped = replace(skipped, warnings=own.warnings, own_roundings=own.facts)
-    if own.fault and bench.case.reference is None:
-        return replace(skipped, verdict=Verdict.FAIL, cause=Cause.FILE, detail="")
-    return skipped
+    ruined = own.fault and bench.case.reference is None
+    return replace(
+        blank,
+        verdict=Verdict.FAIL if ruined else blank.verdict,
+        why=Reason(Cause.FILE, own=own.gist) if ruined else Reason(Cause.NOTHING_TO_ROUND, why, own=own.gist),
+        warnings=own.warnings,
+        own_roundings=own.facts,
+    )

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-import numpy as np
-
 from harness.comparison import DEFAULT_GATES, GATE_OF, GateResult
-from harness.tensors import NEVER, UNLESS_DEFAULT, Precision
+from harness.tensors import UNLESS_DEFAULT, Precision
 from harness.text import beyond, magnitude, number, plural
 
-Tensors = Mapping[str, np.ndarray]
 COSTLY = 0.1
 """Saturation is a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
 MOST_NAMED = 3
@@ -245,19 +242,17 @@ class OwnRoundings:
         output: the output that the roundings make wrong, beyond the gates of their own type; None if there is none.
         gate: the gate that fails there.
         within: where that is of all of it, the gate of a slice that stands out.
-        unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
     """
 
     overflows: tuple[Overflow, ...] = ()
     saturations: tuple[Saturation, ...] = ()
     vanishings: tuple[Vanishing, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     cost: float | None = None
-    dtypes: frozenset[str] = field(default=frozenset(), metadata=NEVER)
-    quantized: bool = field(default=False, metadata=NEVER)
+    dtypes: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    quantized: bool = field(default=False, metadata=UNLESS_DEFAULT)
     output: str | None = field(default=None, metadata=UNLESS_DEFAULT)
     gate: GateResult | None = field(default=None, metadata=UNLESS_DEFAULT)
     within: GateResult | None = field(default=None, metadata=UNLESS_DEFAULT)
-    unrounded: tuple[Tensors, ...] = field(default=(), repr=False, metadata=NEVER)
 
     @property
     def subject(self) -> str:
@@ -310,10 +305,15 @@ class OwnRoundings:
         return f"its {self.subject} {self.makes} {self.output} wrong: {text}{within}"
 
     @property
+    def gist(self) -> OwnRoundings:
+        """What `fault` and `price` are made from."""
+        return replace(self, overflows=(), saturations=(), vanishings=())
+
+    @property
     def facts(self) -> OwnRoundings | None:
-        """What a result keeps of it, without tensors; None for a model without roundings of its own."""
+        """What a result keeps of it; None for a model without roundings of its own."""
         known = self.cost is not None or self.overflows or self.saturations or self.vanishings
-        return replace(self, unrounded=()) if known else None
+        return self if known else None
 
     @property
     def precision(self) -> Precision:

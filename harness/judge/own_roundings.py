@@ -41,25 +41,21 @@ def look_at_own_roundings(bench: Bench) -> OwnRoundings:
     if not model.own_tensors and not model.quantized:
         return OwnRoundings()
     cost, unrounded = _cost(bench)
-    dtypes = frozenset(model.dtypes[name] for name in model.own_tensors)
+    dtypes = tuple(sorted({model.dtypes[name] for name in model.own_tensors}))
     saturations, vanishings = _quantizers(bench)
-    found = OwnRoundings(
-        find_overflows(bench),
-        saturations,
-        vanishings,
-        cost,
-        dtypes,
-        model.quantized,
-        unrounded=unrounded,
-    )
-    return _judged(bench, found)
+    found = OwnRoundings(find_overflows(bench), saturations, vanishings, cost, dtypes, model.quantized)
+    return _judged(bench, found, unrounded)
 
 
-def _judged(bench: Bench, own: OwnRoundings) -> OwnRoundings:
-    """`own` with the output that is worst, if it is beyond the gates of the type that rounds."""
+def _judged(bench: Bench, own: OwnRoundings, unrounded: Sequence[Tensors]) -> OwnRoundings:
+    """`own` with the output that is worst, if it is beyond the gates of the type that rounds.
+
+    Args:
+        unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
+    """
     gates = TensorGates(bench.model, (), own.precision)
     failing: list[tuple[OutputResult, GateResult]] = []
-    for sample, without in enumerate(own.unrounded):
+    for sample, without in enumerate(unrounded):
         exact = {name: as_float32(value) for name, value in without.items() if value.dtype.kind == "f"}
         actual = {name: as_float32(bench.own_outputs[sample][name]) for name in exact}
         for output in gates.judge(sample, exact, Computed(actual), None, bench.parts(sample)):

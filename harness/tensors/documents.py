@@ -7,6 +7,7 @@ texts `inf`, `-inf` and `nan`.
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 def to_json(value: object) -> Any:
-    """`value` in plain JSON types; dataclasses, enums, paths and NumPy scalars may be anywhere in it."""
+    """`value` in plain JSON types; dataclasses, enums, dates, paths and NumPy scalars may be anywhere in it."""
     if value is None or type(value) in (str, int, bool):
         return value
     if isinstance(value, float):
@@ -44,6 +45,8 @@ def to_json(value: object) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, np.generic):
         return to_json(value.item())
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     return str(value) if isinstance(value, PurePath) else value
 
 

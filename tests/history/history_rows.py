@@ -7,14 +7,22 @@ from typing import Any
 
 import pandas as pd
 
+from harness.history.store.engines import write_reason
 from harness.history.store.schema import Row
+from harness.judge import Reason
 
 Errors = Sequence[float]
 
 
 def typed(rows: list[dict[str, Any]]) -> list[Row]:
     """Rows as a history is written from."""
-    return [Row(**row) for row in rows]
+    return [Row(**_kept(row)) for row in rows]
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the history keeps it; what decided its verdict may stand in `reason` as a sentence."""
+    others = {name: value for name, value in row.items() if name != "reason"}
+    return {**others, "why": write_reason(Reason(detail=row["reason"] or ""))} if "reason" in row else others
 
 
 def tensor_rows(
@@ -63,7 +71,7 @@ def engine_rows(release: str, builds: int = 3, **changes: Any) -> list[dict[str,
 
 def frame(*rows: list[dict[str, Any]]) -> pd.DataFrame:
     """All rows as a table; every column that the judgement may look at is there."""
-    listed = [row for part in rows for row in part]
+    listed = [_kept(row) for part in rows for row in part]
     table = pd.DataFrame(listed)
     for name in ("tensorrt", "faithful", "structure", "latency_ms", "engine_bytes", "build_seconds"):
         if name not in table:

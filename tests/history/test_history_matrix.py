@@ -23,7 +23,16 @@ import harness.backends.tensorrt as client
 import harness.environments
 from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, HistoryError, NothingSelectedError, UsageError
-from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status, report_of
+from harness.history import (
+    CacheUse,
+    DriftOptions,
+    DriftVerdict,
+    Floors,
+    LayerBuilds,
+    Status,
+    read_reason,
+    report_of,
+)
 from harness.history.judgement.runs import Pair, compare_pair, continuation
 from harness.history.matrix.options import select_specs
 from harness.history.store.files import list_runs
@@ -63,6 +72,18 @@ def test_equal_releases_have_the_same_bits(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), "emulator:fp16", "emulator:fp16,seed=1")
     assert set(report.to_frame()["verdict"]) == {"same"}
     assert "same bits" in report.runs[0].reason
+
+
+def test_the_history_keeps_why_as_a_code_with_its_fields(tiny_cases, drift, tmp_path: Path) -> None:
+    """The sentence that is made of them is that of `harness run`."""
+    folder = tiny_cases("failing", "expected", "skipped")
+    drift(folder, "emulator:fp16", "emulator:bf16", repeats=1)
+    frame = harness.load_history(tmp_path / "h")
+    engines = frame[(frame["kind"] == "engine") & (frame["release"] == "emulator:fp16")]
+    kept = {row.case: (row.verdict, row.cause, str(read_reason(row.why))) for row in engines.itertuples()}
+    runs = harness.run(folder, precisions="fp16").results
+    assert kept == {run.case: (run.verdict, run.cause, run.reason) for run in runs}
+    assert kept["failing"][1:] == ("gate failed", "y: 30 of 32 elements are not finite")
 
 
 def test_a_planted_fault_is_found_at_its_node_and_offers_no_command(tiny_cases, drift) -> None:

@@ -210,8 +210,9 @@ def damage(folder: Path, how: str) -> Path:
         path.write_bytes(b"")
     elif how == "foreign":
         pq.write_table(table.replace_schema_metadata({}), path)
-    elif how == "newer":
-        described = json.loads(table.schema.metadata[METADATA_KEY]) | {"schema": "harness.history/2"}
+    elif how in ("older", "newer"):
+        schema = {"older": "harness.history/1", "newer": "harness.history/3"}[how]
+        described = json.loads(table.schema.metadata[METADATA_KEY]) | {"schema": schema}
         pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described)}), path)
     else:
         pq.write_table(table.drop_columns(["p99_ulp"]), path)
@@ -222,7 +223,8 @@ DAMAGES = {
     "cut": "is not a file of the history",
     "empty": "is not a file of the history",
     "foreign": "is not a file of the history",
-    "newer": "has the schema harness.history/2, and this version of harness reads harness.history/1",
+    "older": "has the schema harness.history/1, and this version of harness reads harness.history/2",
+    "newer": "has the schema harness.history/3, and this version of harness reads harness.history/2",
     "lacking": "lacks the column 'p99_ulp'",
 }
 
@@ -319,5 +321,5 @@ def test_any_parquet_reader_finds_the_fingerprint(tmp_path: Path) -> None:
     run = write_run(tmp_path, "a")
     metadata = pq.read_schema(tmp_path / f"{run}.parquet").metadata
     document = json.loads(metadata[METADATA_KEY])
-    assert document["schema"] == "harness.history/1"
+    assert document["schema"] == "harness.history/2"
     assert document["fingerprint"] == {"onnxruntime": "1.20"}

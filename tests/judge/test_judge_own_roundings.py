@@ -75,7 +75,8 @@ def test_float16_of_the_model_that_fits_is_not_reported() -> None:
     own = workbench(own_norm(2.0)).own_roundings
     assert own.warnings == ()
     assert 0 < own.cost < 1e-3
-    assert to_json(own) == {"cost": own.cost, "overflows": [], "saturations": []}
+    plain = {"overflows": [], "saturations": [], "cost": own.cost, "dtypes": ["float16"]}
+    assert to_json(own) == plain
 
 
 def test_an_overflow_is_counted_over_all_samples() -> None:
@@ -245,16 +246,16 @@ def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:
 @pytest.mark.parametrize(
     ("dtypes", "quantized", "words"),
     [
-        ({"float16"}, False, "own float16 costs"),
-        ({"float16", "bfloat16"}, False, "own float16 and own bfloat16 cost"),
-        ({"float16"}, True, "own float16 and Q/DQ nodes cost"),
-        (set(), True, "Q/DQ nodes cost"),
+        (("float16",), False, "own float16 costs"),
+        (("float16", "bfloat16"), False, "own float16 and own bfloat16 cost"),
+        (("float16",), True, "own float16 and Q/DQ nodes cost"),
+        ((), True, "Q/DQ nodes cost"),
     ],
 )
 def test_the_cost_of_roundings_has_a_verb_in_their_number(
-    dtypes: set[str], quantized: bool, words: str
+    dtypes: tuple[str, ...], quantized: bool, words: str
 ) -> None:
-    roundings = OwnRoundings(cost=0.5, dtypes=frozenset(dtypes), quantized=quantized)
+    roundings = OwnRoundings(cost=0.5, dtypes=dtypes, quantized=quantized)
     assert f"the model's {words} nrmse 0.5 " in roundings.price
 
 

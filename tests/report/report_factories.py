@@ -7,7 +7,17 @@ import math
 from typing import Any
 
 from harness.comparison import GateResult, Metrics, RelativeError
-from harness.judge import LayerResult, MadeWith, OutputResult, RunReport, RunResult, Verdict
+from harness.judge import (
+    Cause,
+    LayerResult,
+    MadeWith,
+    OutputResult,
+    Reason,
+    RunError,
+    RunReport,
+    RunResult,
+    Verdict,
+)
 from harness.tensors import Precision
 
 GATE = 1e-2
@@ -100,14 +110,21 @@ def growing(count: int, *, origin_at: int | None = None, overflow: bool = False)
     return tuple(layers)
 
 
-def result(verdict: Verdict = Verdict.PASS, **changes: Any) -> RunResult:
+def result(
+    verdict: Verdict = Verdict.PASS,
+    *,
+    cause: Cause | None = None,
+    detail: str | None = None,
+    error: RunError | None = None,
+    **changes: Any,
+) -> RunResult:
     bad = verdict in (Verdict.FAIL, Verdict.XFAIL)
     base = RunResult(
         case="rmsnorm-overflow",
         precision=Precision.FP16,
         candidate="emulator",
         verdict=verdict,
-        detail="y: nrmse 0.6 > 0.01" if bad else "all gates hold",
+        why=Reason(cause, detail or ("y: nrmse 0.6 > 0.01" if bad else "all gates hold"), error=error),
         outputs=(output("logits", 1e-4), output("y", 0.6 if bad else 2e-4)),
         layers=growing(24, origin_at=16 if bad else None, overflow=True),
         timings={"reference": 0.2, "candidate": 0.4, "compare": 0.1},

@@ -241,7 +241,8 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
         )
         overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
         model = subject.model
-        own = OwnRoundings(overflows, dtypes=frozenset(model.dtypes[name] for name in model.own_tensors))
+        dtypes = tuple(sorted({model.dtypes[name] for name in model.own_tensors}))
+        own = OwnRoundings(overflows, dtypes=dtypes)
         return GateCheck(
             DiagnosisVerdict.REFERENCE if error.own is None else DiagnosisVerdict.FILE,
             reference_fault=error.first_tensor,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from harness.history.judgement.structure import precisions_by_node
 from harness.history.store import BuiltLayer, EngineRow
 from harness.history.types import FailsOn
-from harness.judge import Verdict
+from harness.judge import Cause, Reason, Verdict
+from harness.tensors import NEVER
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
 MIN_DIFFERING = 0.25
@@ -25,7 +26,7 @@ class BuildOutcome:
         number: number of the build in its run of the matrix, from 0.
         failed: whether it fails: a gate of an output, or what else `harness run` fails it for.
         expected: whether its case expects that, or a waiver does; None where that is not known.
-        reason: why it fails, in one line; empty where that is not known.
+        why: why it fails, as far as that is known. In JSON `cause` and `reason`.
         error: nrmse of the output that the numbers of the run are of; None where it has none.
         layers: how many layers it computes in each precision, as far as the engine says.
     """
@@ -33,9 +34,21 @@ class BuildOutcome:
     number: int
     failed: bool
     expected: bool | None = None
-    reason: str = ""
+    why: Reason = field(default=Reason(), metadata=NEVER)
     error: float | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
+
+    ALSO_IN_JSON: ClassVar = ("cause", "reason")
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it fails, as a code."""
+        return self.why.code
+
+    @property
+    def reason(self) -> str:
+        """Why it fails, in one line; empty where that is not known."""
+        return self.why.headline
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ def _outcomes(
                 number=row.build,
                 failed=known or (row.run, row.build) in failed,
                 expected=row.verdict == Verdict.XFAIL.value if known else None,
-                reason=row.reason if known else "",
+                why=row.why if known else Reason(),
                 error=errors.get((row.run, row.build)),
                 layers=_precisions(row.layers or ()),
             )

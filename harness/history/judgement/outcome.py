@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
 from harness.history.types import SEVERITY, BuildCount, DriftVerdict, Status
+from harness.judge import Reason
 
 
 @dataclass(frozen=True)
@@ -68,31 +69,36 @@ class TensorDrift:
 
 
 @dataclass(frozen=True)
-class RunError:
-    """Why a build could not be judged.
+class UnjudgedBuild:
+    """A build that could not be judged.
 
     Args:
         release: the release; of earlier nights, what they are called.
-        reason: why, in one line.
+        why: why it could not.
         status: what it comes to.
-        evidence: the last lines of its log, or what else supports the reason.
+        log: the last lines of its log, or what else supports the reason.
     """
 
     release: str
-    reason: str
+    why: Reason
     status: Status
-    evidence: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
-        """The release and the reason."""
-        return f"{self.release}: {self.reason}"
+        """The release, and why in one line."""
+        return f"{self.release}: {self.why.headline}"
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What else the message says, and the log."""
+        return (*str(self.why).splitlines()[1:], *self.log)
 
     def __str__(self) -> str:
         return "\n".join((self.headline, *self.evidence))
 
 
-def failed_releases(errors: Sequence[RunError]) -> frozenset[str]:
+def failed_releases(errors: Sequence[UnjudgedBuild]) -> frozenset[str]:
     """The releases of which builds could not be judged."""
     return frozenset(error.release for error in errors)
 

@@ -17,8 +17,8 @@ from harness.history.judgement.outcome import (
     FactChange,
     FewerBuilds,
     Incomparable,
-    RunError,
     TensorDrift,
+    UnjudgedBuild,
     failed_releases,
 )
 from harness.history.judgement.steps import Series
@@ -105,7 +105,7 @@ class RunDrift:
     structured: tuple[bool, bool] = (False, False)
     compiled: bool = False
     command: str = ""
-    errors: tuple[RunError, ...] = ()
+    errors: tuple[UnjudgedBuild, ...] = ()
     builds: Builds = field(default_factory=Builds)
     fewer: tuple[FewerBuilds, ...] = ()
     unjudged_before: BuildCount | None = None
@@ -326,7 +326,6 @@ class DriftReport:
 
 
 def _run(run: RunDrift) -> dict[str, Any]:
-    waived = None if run.waived is None else to_json(run.waived) | {"expires": run.waived.expires.isoformat()}
     return {
         "case": run.case,
         "case_path": run.case_path,
@@ -340,7 +339,7 @@ def _run(run: RunDrift) -> dict[str, Any]:
         "worst": _tensor(run.worst),
         "origins": [_tensor(origin) for origin in run.origins],
         "faithful": run.faithful,
-        "waived": waived,
+        "waived": run.waived,
         "structure": [
             to_json(change) | {"old_builds": str(change.old_builds), "new_builds": str(change.new_builds)}
             for change in run.structure

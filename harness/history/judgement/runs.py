@@ -20,8 +20,8 @@ from harness.history.judgement.engines import EngineDrift, judge_engines
 from harness.history.judgement.outcome import (
     FewerBuilds,
     Incomparable,
-    RunError,
     TensorDrift,
+    UnjudgedBuild,
     failed_releases,
     furthest_of,
     worst_of,
@@ -212,7 +212,7 @@ class _Reader:
             incomparable=Incomparable.NOTHING_BEFORE if verdict is None and not errors else None,
         )
 
-    def _suspect(self, verdict: DriftVerdict | None, errors: Sequence[RunError]) -> str:
+    def _suspect(self, verdict: DriftVerdict | None, errors: Sequence[UnjudgedBuild]) -> str:
         """The release that is worth a diagnosis: the newer one, unless nothing but the older one failed."""
         older = failed_releases(errors) == {self.pair.old}
         return self.pair.old if older and verdict not in REGRESSIONS else self.pair.new
@@ -345,18 +345,19 @@ def _unmeasured(drift: TensorDrift) -> bool:
     return math.isnan(drift.noise) and math.isfinite(drift.old)
 
 
-def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[RunError, ...]:
+def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[UnjudgedBuild, ...]:
     """Why builds could not be judged.
 
     Earlier nights count only where most of them could not be judged, and tonight cannot either: it is nothing new.
     """
     if pair.nights and not (2 * _unjudged(before) > len(before) and _unjudged(after)):
         before = []
-    found: dict[RunError, None] = {}
+    found: list[UnjudgedBuild] = []
     for release, rows in ((pair.old, before), (pair.new, after)):
         for row in rows:
             if row.unjudged is not None:
-                found[RunError(release, row.reason, row.unjudged, row.evidence)] = None
+                error = UnjudgedBuild(release, row.why, row.unjudged, row.evidence)
+                found += [] if error in found else [error]
     return tuple(found)
 
 

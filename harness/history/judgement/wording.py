@@ -11,8 +11,8 @@ from harness.history.judgement.outcome import (
     BaselineState,
     FewerBuilds,
     Incomparable,
-    RunError,
     TensorDrift,
+    UnjudgedBuild,
 )
 from harness.history.judgement.steps import Series
 from harness.history.judgement.structure import Change, StructureChange
@@ -168,7 +168,7 @@ def series_text(series: Series) -> str:
     return ""
 
 
-def error_text(error: RunError, *, everywhere: bool) -> str:
+def error_text(error: UnjudgedBuild, *, everywhere: bool) -> str:
     """Why a build could not be judged, with its release; `everywhere`: builds of both releases failed."""
     return f"on both releases, {error.headline}" if everywhere else error.headline
 

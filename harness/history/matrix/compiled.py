@@ -13,6 +13,7 @@ from harness.history.store import COMPILED, NOT_BUILT, Row
 from harness.judge import (
     Candidates,
     Cause,
+    Reason,
     RunResult,
     Verdict,
     Workbench,
@@ -33,7 +34,7 @@ def compile_case(
     """
     result = replace(blank_result(case, spec, environment.name), verdict=Verdict.PASS)
     if lacking := candidates.lacking(environment.name, case, spec):
-        return replace(result, verdict=Verdict.SKIP, cause=lacking[0], detail=lacking[1])
+        return replace(result, verdict=Verdict.SKIP, why=lacking)
     try:
         model, profiles = bench.model, shape_ranges(bench.model, bench.feeds[0], profiles_of(case))
     except HarnessError as error:
@@ -41,11 +42,11 @@ def compile_case(
     try:
         report = compile_model(model, spec.precision, environment, profiles=profiles, options=case.build)
     except ModelError as error:  # the precision cannot be written into its graph
-        return replace(result, verdict=Verdict.SKIP, cause=Cause.PRECISION, detail=str(error))
+        return replace(result, verdict=Verdict.SKIP, why=Reason(Cause.PRECISION, str(error)))
     return replace(
         result,
         verdict=Verdict.PASS if report.built else Verdict.ERROR,
-        detail=_reason(report),
+        why=Reason() if report.built else Reason(Cause.NOT_BUILT, compiled=replace(report, warnings=())),
         evidence=() if report.failure is None else report.failure.evidence,
         warnings=report.warnings,
         facts=EngineFacts(
@@ -65,16 +66,6 @@ def as_compiled(rows: list[Row], result: RunResult) -> list[Row]:
     (row,) = rows
     built = result.verdict is Verdict.PASS
     return [replace(row, verdict=COMPILED if built else NOT_BUILT, passed=None)]
-
-
-def _reason(report: CompileReport) -> str:
-    if report.failure is not None:
-        return report.failure.message
-    if not report.refused:
-        return ""
-    first, *rest = report.refused
-    more = f", and {len(rest)} more" if rest else ""
-    return f"{report.product} {report.release} refuses {first.name or 'the model'} ({first.op}): {first.message}{more}"
 
 
 def _layers(report: CompileReport, nodes: set[str]) -> tuple[LayerInfo, ...]:

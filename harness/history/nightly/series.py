@@ -40,7 +40,7 @@ NO_RUN_BEFORE = "no run before"
 """What stands for the older release in the first night of a history."""
 _ENGINE = (
     *("latency_ms", "engine_bytes", "build_seconds"),
-    *("verdict", "reason", "evidence", "tensorrt", "case_path", "inputs"),
+    *("verdict", "why", "evidence", "tensorrt", "case_path", "inputs"),
 )
 _QUESTION = ("case", "case_sha256", "model_sha256")
 _NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rms")

@@ -2,6 +2,7 @@ from .engines import UNJUDGED as UNJUDGED
 from .engines import BuiltLayer as BuiltLayer
 from .engines import EngineRow as EngineRow
 from .engines import engine_rows as engine_rows
+from .engines import read_reason as read_reason
 from .files import CaseHashes as CaseHashes
 from .files import MatrixPlan as MatrixPlan
 from .files import RunInfo as RunInfo

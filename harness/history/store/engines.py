@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.history.store.schema import COMPILED, MISTAKE, NOT_BUILT
 from harness.history.types import CaseRun, Status
-from harness.judge import Verdict
+from harness.judge import Reason, Verdict
 from harness.tensors import UNLESS_DEFAULT, from_json, to_json
 from harness.worker.protocol import TENSORRT_RTX
 
@@ -25,7 +25,7 @@ UNJUDGED = {
 """The verdicts of engine rows whose builds could not be judged, and the status that each comes to."""
 
 _COLUMNS = (
-    *("case", "precision", "run", "build", "verdict", "reason", "evidence"),
+    *("case", "precision", "run", "build", "verdict", "why", "evidence"),
     *("case_path", "inputs", "tensorrt", "product", "faithful", "structure"),
 )
 
@@ -67,6 +67,25 @@ def read_layers(structure: str) -> tuple[BuiltLayer, ...]:
     return tuple(from_json(BuiltLayer, layer) for layer in json.loads(structure))
 
 
+def write_reason(reason: Reason) -> str | None:
+    """What decided a verdict as the column `why` has it; None if nothing did."""
+    return (
+        None if reason == Reason() else json.dumps(to_json(reason), ensure_ascii=False, separators=(",", ":"))
+    )
+
+
+def read_reason(why: str | float | None) -> Reason:
+    """What decided a verdict from the column `why`; its `str` is a sentence.
+
+    Args:
+        why: a value of that column; None or NaN where nothing was decided.
+
+    Raises:
+        ValueError: it is not what harness writes.
+    """
+    return from_json(Reason, json.loads(why)) if isinstance(why, str) else Reason()
+
+
 @dataclass(frozen=True)
 class EngineRow:
     """What the history says of one build.
@@ -75,7 +94,7 @@ class EngineRow:
         run: id of the run.
         build: number of the build in its run, from 0.
         verdict: as `harness run` gives it, or `mistake`.
-        reason: why, in one line; empty if unknown.
+        why: what decided the verdict.
         evidence: what supports an error: the last lines of its log.
         case_path: the case file, or the model itself.
         inputs: the shapes that such a model was given.
@@ -87,7 +106,7 @@ class EngineRow:
     run: str
     build: int
     verdict: str
-    reason: str = ""
+    why: Reason = field(default=Reason())
     evidence: tuple[str, ...] = ()
     case_path: str | None = None
     inputs: tuple[str, ...] = ()
@@ -120,12 +139,12 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
         for name in _COLUMNS
     ]
     for case, precision, run, build, verdict, *rest in zip(*columns, strict=True):
-        reason, evidence, path, inputs, tensorrt, product, faithful, structure = rest
+        why, evidence, path, inputs, tensorrt, product, faithful, structure = rest
         row = EngineRow(
             run=run,
             build=int(build),
             verdict=verdict,
-            reason=reason or "",
+            why=read_reason(why),
             evidence=() if evidence is None else tuple(evidence),
             case_path=path,
             inputs=() if inputs is None else tuple(json.loads(inputs)),

@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.case import Case
 from harness.comparison import NONFINITE, GateResult, Metrics, compare
-from harness.history.store.engines import BuiltLayer, write_layers
+from harness.history.store.engines import BuiltLayer, write_layers, write_reason
 from harness.history.store.schema import MISTAKE, Row
 from harness.history.types import RowKind
 from harness.judge import MadeWith, OutputResult, RunResult, Verdict, Workbench
@@ -171,15 +171,15 @@ def _engine(common: Row, result: RunResult, bench: Workbench) -> Row:
     facts = result.engine or EngineFacts()
     latency = facts.latency
     judged = result.verdict not in (Verdict.ERROR, Verdict.SKIP)
-    reason, *more = result.reason.splitlines() or [""]
     return replace(
         common,
         kind=RowKind.ENGINE,
         sample=-1,
         index=-1,
         verdict=MISTAKE if result.mistake else result.verdict.value,
-        reason=reason,
-        evidence=(*more, *result.evidence[-MOST_EVIDENCE:]),
+        cause=result.cause,
+        why=write_reason(result.why),
+        evidence=result.evidence[-MOST_EVIDENCE:],
         passed=all(output.passed for output in result.outputs) if judged else None,
         faithful=result.faithful,
         build_seconds=facts.build_seconds,

@@ -18,7 +18,7 @@ from harness.history.types import RowKind
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = "harness.history/1"
+SCHEMA = "harness.history/2"
 METADATA_KEY = b"harness.history"
 
 MISTAKE = "mistake"
@@ -116,7 +116,8 @@ class Row:
         Text,
         "as `harness run` gives it; `mistake` for a wrong case; `compiled`, `not built`: nothing ran (engine rows)",
     ] = None
-    reason: Annotated[Text, "why, in one line (engine rows)"] = None
+    cause: Annotated[Text, "what decided that, as a code such as `gate failed` (engine rows)"] = None
+    why: Annotated[Text, "JSON: the fields that say more of it; `harness.history.read_reason` makes a sentence"] = None
     evidence: Annotated[Texts, "the last lines of the log behind an error (engine rows)"] = None
     faithful: Annotated[Flag, "whether observing left the outputs alone; null where nothing was observed"] = None
     build_seconds: Annotated[Number, "seconds to build the unobserved engine"] = None

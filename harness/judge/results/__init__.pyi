@@ -2,6 +2,7 @@ from .provenance import Accumulators as Accumulators
 from .provenance import ComparedWith as ComparedWith
 from .provenance import Emulation as Emulation
 from .provenance import MadeWith as MadeWith
+from .reasons import Reason as Reason
 from .report import RunReport as RunReport
 from .runs import RunResult as RunResult
 from .scores import Score as Score
@@ -18,7 +19,6 @@ from .tensors import OutputResult as OutputResult
 from .tensors import PartResult as PartResult
 from .tensors import Region as Region
 from .tensors import describe_failure as describe_failure
-from .tensors import describe_outputs as describe_outputs
 from .tensors import different as different
 from .tensors import not_finite as not_finite
 from .tensors import stands_out as stands_out
@@ -28,4 +28,3 @@ from .verdicts import Cause as Cause
 from .verdicts import Judged as Judged
 from .verdicts import RunError as RunError
 from .verdicts import Verdict as Verdict
-from .verdicts import WaivedFailure as WaivedFailure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ from harness.backends import EmulatorFacts
 from harness.comparison import ErrorMap
 from harness.golden import GoldenState
 from harness.judge.results.provenance import Accumulators, ComparedWith, Emulation
+from harness.judge.results.reasons import Reason
 from harness.judge.results.scores import Score
 from harness.judge.results.shapes import ShapeResult
 from harness.judge.results.tensors import (
@@ -17,10 +18,9 @@ from harness.judge.results.tensors import (
     Observed,
     OutputResult,
     Region,
-    describe_outputs,
     worst_of,
 )
-from harness.judge.results.verdicts import Cause, Judged, RunError, Verdict, WaivedFailure
+from harness.judge.results.verdicts import Cause, Judged, RunError, Verdict
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
 from harness.worker.protocol import EngineFacts
@@ -28,7 +28,6 @@ from harness.worker.protocol import EngineFacts
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.case import RunSpec
     from harness.judge.losses import HiddenFault, OwnRoundings, Selection
     from harness.tactics import Repeats
 
@@ -51,11 +50,7 @@ class RunResult:
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
         facts: what is known of the candidate beside its tensors; None if it was not evaluated.
-        cause: what decided the verdict, as a code; `reason` says it in a sentence.
-        detail: what decided it in the words of whoever found it, where no other field says so. Not in JSON.
-        spec: what the case asks for and expects. Not in JSON.
-        waived: what failed, where a waiver covers it. Not in JSON.
-        error: the error behind the verdict `error`.
+        why: what decided the verdict, as a code with its fields. In JSON `cause`, `reason` and `error`.
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, or the model itself where there is none.
@@ -88,11 +83,7 @@ class RunResult:
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: EngineFacts | EmulatorFacts | None = None
-    cause: Cause | None = None
-    detail: str = field(default="", metadata=NEVER)
-    spec: RunSpec | None = field(default=None, repr=False, metadata=NEVER)
-    waived: WaivedFailure | None = field(default=None, metadata=NEVER)
-    error: RunError | None = None
+    why: Reason = field(default=Reason(), metadata=NEVER)
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
@@ -110,7 +101,7 @@ class RunResult:
     error_map: ErrorMap | None = field(default=None, metadata=UNLESS_DEFAULT)
     values: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)
 
-    ALSO_IN_JSON: ClassVar = ("judged", "reason")
+    ALSO_IN_JSON: ClassVar = ("judged", "cause", "reason", "error")
 
     def __repr__(self) -> str:
         """`RunResult(mlp::fp16: fail, y: nrmse 0.6, limit 0.01)`."""
@@ -119,7 +110,17 @@ class RunResult:
     @property
     def reason(self) -> str:
         """One line for a person: why this verdict."""
-        return _reason(self)
+        return str(self.why)
+
+    @property
+    def cause(self) -> Cause | None:
+        """What decided the verdict, as a code."""
+        return self.why.code
+
+    @property
+    def error(self) -> RunError | None:
+        """The error behind the verdict `error`."""
+        return self.why.error
 
     @property
     def judged(self) -> Judged:
@@ -170,73 +171,3 @@ class RunResult:
         document: dict[str, Any] = to_json(self)
         facts = {name: to_json(value) for name, value in more.items() if value is not None}
         return {**document, "facts": {**(document["facts"] or {}), **facts}}
-
-
-def _reason(run: RunResult) -> str:
-    """One line for a person: why this verdict; empty where nothing decided one."""
-    words = None if run.cause is None else _WORDS.get(run.cause)
-    return run.detail if words is None else words(run)
-
-
-def _gates(run: RunResult) -> str:
-    """What the gates say, of how many builds, with what is chosen otherwise and the user's own metrics."""
-    text, repeats = _expected(run), run.repeats
-    if repeats is not None and repeats.passes is not None:
-        failing = repeats.builds - repeats.passes
-        text = f"{f'{failing} of ' if failing else ''}{repeats.builds} builds: {text}"
-    if run.cause is not Cause.GATES_HOLD:
-        return text
-    chosen = [each.describe(run.judged_as or run.precision) for each in run.selections]
-    return "; ".join([text, *chosen, *map(str, run.scores)])
-
-
-def _expected(run: RunResult) -> str:
-    spec = run.spec
-    if spec is None or run.cause in (Cause.GATES_HOLD, Cause.GATE_FAILED):
-        return describe_outputs(run.outputs)
-    if run.cause is Cause.UNEXPECTED_PASS:
-        return f"passes, although the case expects it to fail: {spec.reason}"
-    if run.cause is Cause.EXPECTED:
-        return f"fails as expected: {spec.reason}"
-    around = (f"one of the {len(region.nodes)} nodes up to {region.tensor}" for region in run.regions)
-    origins = dict.fromkeys(layer.node for layer in run.origins)
-    starts = ", ".join([*origins, *around]) or "nowhere that was observed"
-    return f"fails as expected, but the error starts at {starts}, not {', '.join(spec.origin or ())}"
-
-
-def _waived(run: RunResult) -> str:
-    assert run.waived is not None
-    return f"{_reason(replace(run, cause=run.waived.cause, waived=None))}; {run.waived.waiver}"
-
-
-def _file(run: RunResult) -> str:
-    return run.detail or ("" if run.own_roundings is None else run.own_roundings.fault)
-
-
-def _nothing_to_round(run: RunResult) -> str:
-    price = "" if run.own_roundings is None else run.own_roundings.price
-    return "; ".join(filter(None, (run.detail, price)))
-
-
-def _error(run: RunResult) -> str:
-    return str(run.error or "")
-
-
-_WORDS: dict[Cause, Callable[[RunResult], str]] = {
-    Cause.GATES_HOLD: _gates,
-    Cause.GATE_FAILED: _gates,
-    Cause.EXPECTED: _gates,
-    Cause.OTHER_ORIGIN: _gates,
-    Cause.UNEXPECTED_PASS: _gates,
-    Cause.WAIVED: _waived,
-    Cause.WAIVER_EXPIRED: _waived,
-    Cause.FILE: _file,
-    Cause.NOTHING_TO_ROUND: _nothing_to_round,
-    Cause.SCORE: lambda run: str(next(each for each in run.scores if not each.passed)),
-    Cause.SHAPE: lambda run: str(next(each for each in run.shapes if each.fault)),
-    Cause.CASE: _error,
-    Cause.RUN: _error,
-    Cause.CANDIDATE: _error,
-    Cause.INTERNAL: _error,
-}
-"""The words of causes that fields of a run explain; the others are told in `detail` by whoever found them."""

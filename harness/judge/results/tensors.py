@@ -10,7 +10,7 @@ from typing import ClassVar
 from harness.comparison import COMPUTED, EQUAL, NONFINITE, SHAPE, GateResult, Metrics, RelativeError
 from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
-from harness.text import beyond, names, plural
+from harness.text import beyond, plural
 
 MOST = 0.5
 TWICE = 2.0
@@ -168,17 +168,7 @@ def _badness(output: OutputResult) -> tuple[int, float]:
     return failed, math.inf if math.isnan(error) else error
 
 
-def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:
-    """One line: the first gate that failed, or that all hold, and of which outputs the values were not judged."""
-    if not all(output.passed for output in outputs):
-        return describe_failure(outputs)
-    finite = dict.fromkeys(output.tensor for output in outputs if output.judged is Judged.FINITENESS)
-    if not finite:
-        return "all gates hold"
-    return f"all gates hold; of {names(finite)} only finiteness was judged, not the values"
-
-
-def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
+def describe_failure(outputs: Iterable[OutputResult]) -> str:
     """One line: the first gate that failed."""
     failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
     output, gate = failed[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from harness.case import Waived
 from harness.errors import CandidateError, HarnessError
 
 
@@ -21,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class Cause(StrEnum):
-    """What decided the verdict of a run; `RunResult.reason` says it in a sentence."""
+    """What decided the verdict of a run; `Reason` says it in a sentence."""
 
     GATES_HOLD = "gates hold"
     GATE_FAILED = "gate failed"
@@ -40,6 +39,8 @@ class Cause(StrEnum):
     RELEASE = "release not allowed"
     PRECISION = "precision not offered"
     NOTHING_TO_ROUND = "nothing to round"
+    NOT_BUILT = "not built"
+    """A compiler refuses it or fails; nothing was to be run."""
     CASE = "case cannot be judged"
     """The model, the inputs or the reference of the case cannot be had, whatever the precision and the candidate."""
     RUN = "run cannot be judged"
@@ -55,14 +56,6 @@ class Judged(StrEnum):
     FINITENESS = "finiteness"
     """Only whether every element is finite."""
     NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class WaivedFailure:
-    """What failed, and the waiver of the case that covers it."""
-
-    cause: Cause
-    waiver: Waived
 
 
 @dataclass(frozen=True)

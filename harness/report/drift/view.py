@@ -13,10 +13,10 @@ from harness.history import (
     Change,
     DriftVerdict,
     RunDrift,
-    RunError,
     Status,
     StructureChange,
     TensorDrift,
+    UnjudgedBuild,
     builds_text,
     change_text,
     failing_text,
@@ -97,7 +97,7 @@ def explain(run: RunDrift) -> DriftExplanation:
     return DriftExplanation(tuple(statements), command)
 
 
-def _error(error: RunError) -> list[Statement]:
+def _error(error: UnjudgedBuild) -> list[Statement]:
     """An error, and below it the lines of its evidence that say more than it does."""
     first = error.headline
     more = [line for line in error.evidence if line.strip() not in first]

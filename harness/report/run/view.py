@@ -232,8 +232,7 @@ def worst_error(result: RunResult) -> float | None:
     That of a file that is ruined is its own. None without outputs, and where no nrmse decided: they pass, and another
     shape fails, a metric of the user's, or the golden reference.
     """
-    cause = result.cause if result.waived is None else result.waived.cause
-    if cause is Cause.FILE:
+    if result.why.cause is Cause.FILE:
         gate = None if result.own_roundings is None else result.own_roundings.gate
         if gate is None or gate.metric == NONFINITE.metric:
             return None if gate is None else math.inf
