@@ -59,7 +59,7 @@ class MarkSplitter(Generic[Made]):
         self._make = make
         self._prove_unmarked = prove_unmarked
         self._proved = False
-        self._left = {"all": failures, "costly": costly_failures}
+        self._failures, self._costly_failures = failures, costly_failures
 
     def run(self, groups: Iterable[Marks]) -> Iterator[tuple[Marks, Made]]:
         """Each group that could be made, with what was made for it.
@@ -83,14 +83,15 @@ class MarkSplitter(Generic[Made]):
             raise refusal  # the graph is to blame, whatever is marked
         if refusal.kind not in _CURABLE | _COSTLY:
             raise refusal.error
-        self._count(refusal)
+        self._failures -= 1
+        self._costly_failures -= refusal.kind in _COSTLY
         if not self._proved:
             try:
                 self._prove_unmarked()
             except BuildRefused as unmarked:
                 raise unmarked.error from refusal.error
             self._proved = True
-        if min(self._left.values()) < 0 or len(marks) == 1:
+        if min(self._failures, self._costly_failures) < 0 or len(marks) == 1:
             self.skipped.update(dict.fromkeys(marks, _reason(refusal.error)))
             return []
         blamed = tuple(name for name in marks if name in refusal.marks)
@@ -98,10 +99,6 @@ class MarkSplitter(Generic[Made]):
             return [tuple(name for name in marks if name not in refusal.marks), blamed]
         middle = len(marks) // 2
         return [marks[:middle], marks[middle:]]
-
-    def _count(self, refusal: BuildRefused) -> None:
-        self._left["all"] -= 1
-        self._left["costly"] -= refusal.kind in _COSTLY
 
 
 def _reason(error: CandidateError) -> str:

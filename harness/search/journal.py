@@ -12,25 +12,41 @@ beside the journal keeps a second writer out, and dies with its process.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import JournalError
 from harness.search.problem import Problem
 from harness.search.types import Evaluation, Outcome
-from harness.tensors import append_line, read_journal, take_lock, write_text
+from harness.tensors import append_line, from_json, read_journal, take_lock, to_json, write_text
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 SCHEMA = "harness.search-journal/1"
 AGAIN = "delete that line or the journal: its evaluations are then done again"
+
+
+@dataclass(frozen=True)
+class _Header:
+    schema: str
+    problem: str
+    units: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    treated: str
+    outcome: Outcome
+    badness: float | None
+    margin: float | None
+    seconds: float | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -122,60 +138,39 @@ def _locked(path: Path) -> FileLock:
 
 
 def _start(path: Path, problem: Problem) -> None:
-    header = {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)}
-    write_text(path, json.dumps(header) + "\n")
+    header = _Header(SCHEMA, problem.digest, len(problem.units))
+    write_text(path, json.dumps(to_json(header)) + "\n")
 
 
 def _check_header(path: Path, problem: Problem, line: bytes) -> None:
     try:
-        header = json.loads(line)
-        schema, digest, units = header["schema"], header["problem"], header["units"]
-    except (ValueError, KeyError, TypeError) as error:
+        header = from_json(_Header, json.loads(line))
+    except ValueError as error:
         hint = "give the path of a journal that a search has written"
         raise JournalError("this is not the journal of a search", where=path, hint=hint) from error
-    if schema != SCHEMA:
+    if header.schema != SCHEMA:
         hint = f"this release of harness reads {SCHEMA}; start the search again"
-        raise JournalError(f"the journal has the unknown schema {schema!r}", where=path, hint=hint)
-    if digest != problem.digest:
+        raise JournalError(f"the journal has the unknown schema {header.schema!r}", where=path, hint=hint)
+    if header.problem != problem.digest:
         message = (
-            f"the journal belongs to another problem: it has {units} units and the hash {digest[:12]}, "
+            f"the journal belongs to another problem: it has {header.units} units and the hash "
+            f"{header.problem[:12]}, "
             f"this one has {len(problem.units)} and {problem.digest[:12]}"
         )
         hint = "the model, the inputs, the precision or the environment changed: start the search again"
         raise JournalError(message, where=path, hint=hint)
 
 
-def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> str:
-    line = {
-        "treated": _spell_ranges(sorted(problem.positions[unit] for unit in treated)),
-        "outcome": evaluation.outcome.value,
-        "badness": _spell_number(evaluation.badness),
-        "margin": _spell_number(evaluation.margin),
-        "seconds": _spell_number(evaluation.seconds),
-        "note": evaluation.note,
-    }
-    return json.dumps(line, allow_nan=False)
+def _encode(problem: Problem, treated: frozenset[str], found: Evaluation) -> str:
+    positions = _spell_ranges(sorted(problem.positions[unit] for unit in treated))
+    line = _Line(positions, found.outcome, found.badness, found.margin, found.seconds, found.note)
+    return json.dumps(to_json(line), allow_nan=False)
 
 
 def _decode(problem: Problem, line: bytes) -> Record:
-    fields: dict[str, Any] = json.loads(line)
-    treated = frozenset(problem.units[position] for position in _read_ranges(str(fields["treated"])))
-    evaluation = Evaluation(
-        outcome=Outcome(fields["outcome"]),
-        badness=_read_number(fields["badness"]),
-        margin=_read_number(fields["margin"]),
-        seconds=_read_number(fields["seconds"]),
-        note=str(fields["note"]),
-    )
-    return Record(treated, evaluation)
-
-
-def _spell_number(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(float(value))
-
-
-def _read_number(value: float | str | None) -> float | None:
-    return None if value is None else float(value)
+    told = from_json(_Line, json.loads(line))
+    treated = frozenset(problem.units[position] for position in _read_ranges(told.treated))
+    return Record(treated, Evaluation(told.outcome, told.badness, told.margin, told.seconds, told.note))
 
 
 def _spell_ranges(positions: list[int]) -> str:

@@ -17,11 +17,12 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from harness.diagnosis.context.subject import Subject
 from harness.errors import JournalError
 from harness.search import Journal, Problem
 from harness.tensors import (
+    UNLESS_DEFAULT,
     append_line,
     from_json,
     load_tensors,
@@ -49,6 +51,27 @@ JOURNAL = "journal"
 START_AGAIN = "leave out --resume to start again"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Header:
+    schema: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class _Spent:
+    phase: str
+    builds: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Builds that were spent, or a value under a key."""
+
+    spent: _Spent | None = field(default=None, metadata=UNLESS_DEFAULT)
+    key: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    value: Any = field(default=None, metadata=UNLESS_DEFAULT)
 
 
 def journal_folder(subject: Subject, root: Path = DEFAULT_ROOT) -> Path:
@@ -118,7 +141,7 @@ class DiagnosisJournal:
             # When resuming without this file, the journals of a search by hand may be there.
             for old in () if resume else folder.glob("*.journal"):
                 old.unlink(missing_ok=True)
-            write_text(self._path, json.dumps({"schema": SCHEMA, "subject": subject.identity}) + "\n")
+            write_text(self._path, json.dumps(to_json(_Header(SCHEMA, subject.identity))) + "\n")
 
     def of_search(self, name: str, problem: Problem) -> AbstractContextManager[Journal | None]:
         """The journal of one search, to be entered and left; None where nothing is kept.
@@ -133,7 +156,7 @@ class DiagnosisJournal:
 
     def charge(self, phase: str, builds: int) -> None:
         """Write down what was spent."""
-        self._append({"spent": {"phase": phase, "builds": builds}})
+        self._append(_Entry(spent=_Spent(phase, builds)))
 
     def holds(self, key: str) -> bool:
         """Whether something was kept under `key`."""
@@ -158,7 +181,7 @@ class DiagnosisJournal:
         """Keep a dataclass or a plain value under `key`; without `sync` it survives the process, not the machine."""
         if self.folder is not None:
             self._values[key] = to_json(value)
-            self._append({"key": key, "value": self._values[key]}, sync=sync)
+            self._append(_Entry(key=key, value=self._values[key]), sync=sync)
 
     def recall_tensors(self, key: str) -> list[dict[str, np.ndarray]] | None:
         """What `keep_tensors` kept, or None."""
@@ -182,12 +205,12 @@ class DiagnosisJournal:
             name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         return self.folder / f"{name}.{sample}.safetensors"
 
-    def _append(self, line: Mapping[str, object], *, sync: bool = True) -> None:
+    def _append(self, entry: _Entry, *, sync: bool = True) -> None:
         if self.folder is None:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
-            append_line(descriptor, json.dumps(line, allow_nan=False), sync=sync)
+            append_line(descriptor, json.dumps(to_json(entry), allow_nan=False), sync=sync)
         finally:
             os.close(descriptor)
 
@@ -197,12 +220,12 @@ class DiagnosisJournal:
 
     def _check(self, identity: str, line: bytes) -> None:
         try:
-            header = json.loads(line)
+            header = from_json(_Header, json.loads(line))
         except ValueError:
             header = None
-        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        if header is None or header.schema != SCHEMA:
             raise JournalError("this is not the journal of a diagnosis", where=self._path, hint=START_AGAIN)
-        if header.get("subject") != identity:
+        if header.subject != identity:
             raise JournalError(
                 "this journal belongs to another diagnosis: the model, the inputs, the tolerances, the precision or "
                 "the candidate have changed since",
@@ -211,8 +234,10 @@ class DiagnosisJournal:
             )
 
     def _take(self, line: bytes) -> None:
-        entry = json.loads(line)
-        if "spent" in entry:
-            self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
+        entry = from_json(_Entry, json.loads(line))
+        if entry.spent is not None:
+            self.spent[entry.spent.phase] += entry.spent.builds
+        elif entry.key is not None:
+            self._values[entry.key] = entry.value
         else:
-            self._values[entry["key"]] = entry["value"]
+            raise ValueError("neither builds nor a value")

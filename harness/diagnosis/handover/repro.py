@@ -196,12 +196,18 @@ def _verify(process: subprocess.Popen[str], signature: Signature) -> tuple[bool,
     return True, "run in a clean process, it shows the same fault", outputs
 
 
+@dataclass(frozen=True)
+class _Printed:
+    """What the script prints as JSON."""
+
+    outputs: dict[str, ReproOutput]
+
+
 def _read(printed: str) -> Signature | None:
     """The numbers by output that the script printed; None if it printed something else."""
     try:
-        rows = json.loads(printed)["outputs"]
-        return {name: from_json(ReproOutput, row) for name, row in rows.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return from_json(_Printed, json.loads(printed)).outputs
+    except ValueError:
         return None
 
 

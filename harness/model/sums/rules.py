@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness.model.model import Model, NodeInfo
 from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
 from harness.model.sums.recurrent import RECURRENT
+from harness.tensors import from_json
 from harness.worker.protocol import TENSORRT_RTX
 
 Shapes = Mapping[str, tuple[int | str | None, ...]]
@@ -41,7 +42,7 @@ def stands_in(product: str, release: str) -> str | None:
         product: `TensorRT` or `TensorRT for RTX`.
         release: its version.
     """
-    measured = {_short(each): each for each in _rules()["releases"].get(product, ())}
+    measured = {_short(each): each for each in _rules().releases.get(product, ())}
     wanted = _short(release)
     if wanted in measured or not measured:
         return None
@@ -55,19 +56,29 @@ def _short(release: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What was measured, by product.
+
+    Args:
+        releases: versions.
+        parts: batch, rows, terms and columns of a matrix product, its parts, and whether another input was added.
+    """
+
+    releases: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, tuple[tuple[int, int, int, int, int, bool], ...]]
+
+
 @cache
-def _rules() -> dict[str, Any]:
-    return dict(json.loads(Path(__file__).with_name("rules.json").read_text()))
+def _rules() -> _Rules:
+    return from_json(_Rules, json.loads(Path(__file__).with_name("rules.json").read_text()))
 
 
 @cache
 def measured_parts(product: str) -> tuple[tuple[tuple[int, int, int, int], int, bool], ...]:
     """(batch, rows, terms, columns) of each matrix product that was measured, into how many parts it was split, and
     whether another input was added to it."""
-    rows = _rules()["parts"][product]
-    return tuple(
-        ((int(b), int(m), int(k), int(n)), int(parts), bool(more)) for b, m, k, n, parts, more in rows
-    )
+    return tuple((row[:4], *row[4:]) for row in _rules().parts[product])
 
 
 @cache
