@@ -11,6 +11,7 @@ from .derived import extract as extract
 from .derived import kept_for as kept_for
 from .derived import with_given as with_given
 from .derived import with_islands as with_islands
+from .load import ModelWarning as ModelWarning
 from .load import load_model as load_model
 from .load import load_model_of as load_model_of
 from .load import save_model as save_model

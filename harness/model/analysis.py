@@ -93,8 +93,19 @@ def embedded(model: ir.Model) -> ir.Model:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+                value.const_value = held(tensor, tensor)
     return model
+
+
+def held(tensor: ir.TensorProtocol, like: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A tensor as an array, with the doc string and the metadata of another."""
+    return ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=like.doc_string,
+        metadata_props=dict(like.metadata_props),
+    )
 
 
 def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:

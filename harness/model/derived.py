@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from harness.errors import ModelError
-from harness.model.analysis import STEERING_INPUTS
+from harness.model.analysis import STEERING_INPUTS, held
 from harness.model.lowering import units_of
 from harness.model.model import LARGE_BYTES, Model, own_type
 from harness.model.names import bodies_of, name_nodes
@@ -62,7 +62,12 @@ def extract(
         _declare(value, model, (shapes or {}).get(key) or (None if value.shape else model.shapes.get(key)))
     label = name or f"{model.name}-{outputs[0]}"
     graph.name = label
-    cut = ir.Model(graph, ir_version=model.ir.ir_version, producer_name="harness")
+    cut = ir.Model(
+        graph,
+        ir_version=model.ir.ir_version,
+        producer_name="harness",
+        metadata_props=dict(model.ir.metadata_props),
+    )
     digest = hashlib.sha256(f"{model.sha256} {sorted(inputs)} {list(outputs)}".encode()).hexdigest()
     return Model(cut, name=label, sha256=digest, operators=model.operators)
 
@@ -160,9 +165,35 @@ def at_opset(model: Model, version: int) -> Model:
         graph.inputs.remove(value)
         value.const_value = model.weights[str(value.name)]
         graph.register_initializer(value)
+    _copy_metadata(model.ir, converted)
     name_nodes(converted, model.name)
     digest = hashlib.sha256(f"{model.sha256} opset {version}".encode()).hexdigest()
     return Model(converted, name=model.name, sha256=digest, operators=model.operators)
+
+
+def _copy_metadata(source: ir.Model, made: ir.Model) -> None:
+    """Copy what onnx's converter loses: metadata of graph, nodes and tensors, doc strings of constants, annotations."""
+    made.graph.metadata_props.update(source.graph.metadata_props)
+    nodes = {node.name: node for node in source.graph.all_nodes()}
+    for node in made.graph.all_nodes():
+        if node.name in nodes:
+            node.metadata_props.update(nodes[node.name].metadata_props)
+    tensors = _tensors(source)
+    for name, value in _tensors(made).items():
+        if name not in tensors:
+            continue
+        value.metadata_props.update(tensors[name].metadata_props)
+        value.meta.update(tensors[name].meta)
+        old, new = tensors[name].const_value, value.const_value
+        if old is not None and new is not None and old is not new:
+            value.const_value = held(new, old)
+
+
+def _tensors(model: ir.Model) -> dict[str, ir.Value]:
+    written = (value for node in model.graph for value in node.outputs)
+    return {
+        str(each.name): each for each in (*model.graph.inputs, *written, *model.graph.initializers.values())
+    }
 
 
 class _Typing:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +17,7 @@ import onnx_ir.passes.common as common_passes
 
 from harness.case import Case, Operators, load_operators, resolve_model
 from harness.errors import ModelError
-from harness.model.analysis import embedded
+from harness.model.analysis import embedded, held
 from harness.model.derived import at_opset
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import LARGE_BYTES, Model, hash_proto
@@ -37,6 +39,10 @@ EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with exte
 
 COPIED_OVER = 64 << 20
 """Files of more bytes do not stay in memory as a protobuf beside the arrays that are computed with."""
+
+
+class ModelWarning(UserWarning):
+    """A part of a model is left out of what is made of it."""
 
 
 def load_model(
@@ -89,6 +95,9 @@ def save_model(model: Model, path: Path | str) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         ir.save(model.ir.clone(), written, external_data=f"{path.name}.data")
+        proto = onnx.load(written, load_external_data=False)
+        _describe(proto, _initializers(model.ir))
+        written.write_bytes(proto.SerializeToString())
         for made in sorted(Path(folder).iterdir(), key=lambda made: made == written):
             with atomic_path(path.parent / made.name) as temporary:
                 os.replace(made, temporary)
@@ -101,21 +110,20 @@ def _write(model: ir.Model, file: BinaryIO) -> None:
     A protobuf of it, and that as bytes, would each take as much memory as its weights. A message within another is its
     field's number, its length and its fields in any order (https://protobuf.dev/programming-guides/encoding).
     """
-    large: dict[str, ir.TensorProtocol] = {}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > LARGE_BYTES:
+    tensors, large = _initializers(model), {}
+    for name, tensor in tensors.items():
+        if tensor.dtype != ir.DataType.STRING and tensor.nbytes > LARGE_BYTES:
             large[name] = tensor
-            value.const_value = ir.ExternalTensor(
+            model.graph.initializers[name].const_value = ir.ExternalTensor(
                 "elsewhere", None, None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
             )
     proto = ir.to_proto(model)
+    _describe(proto, tensors)
     graph, heads = proto.graph, []
     for head in graph.initializer:
         if head.name in large:
             head.ClearField("data_location")
             head.ClearField("external_data")
-            head.doc_string = large[head.name].doc_string or ""
             size = large[head.name].nbytes
             fields = head.SerializeToString() + _field(head, "raw_data", size)
             heads.append((_field(graph, "initializer", len(fields) + size) + fields, large[head.name]))
@@ -129,6 +137,22 @@ def _write(model: ir.Model, file: BinaryIO) -> None:
     for fields, tensor in heads:
         file.write(fields)
         file.write(tensor.tobytes())
+
+
+def _initializers(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    values = model.graph.initializers.items()
+    return {name: value.const_value for name, value in values if value.const_value is not None}
+
+
+def _describe(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+    """Give initializers their doc strings and metadata: onnx_ir leaves out those of some, and writes others twice."""
+    for tensor in proto.graph.initializer:
+        known = tensors[tensor.name]
+        if known.doc_string:
+            tensor.doc_string = known.doc_string
+        del tensor.metadata_props[:]
+        for key, text in known.metadata_props.items():
+            tensor.metadata_props.add(key=key, value=text)
 
 
 def _field(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto, name: str, length: int) -> bytes:
@@ -223,7 +247,7 @@ def _copy_tensors(model: ir.Model) -> None:
     def copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if not isinstance(tensor, ir.TensorProtoTensor) or tensor.dtype == ir.DataType.STRING:
             return tensor
-        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+        return held(tensor, tensor)
 
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in (each for top in graphs for each in (top, *top.subgraphs())):
@@ -251,6 +275,9 @@ def _from_proto(proto: onnx.ModelProto, where: Path | str) -> ir.Model:
         raise ModelError(f"the graph is malformed: {error}", where=where) from error
     for value in (*model.graph.inputs, *model.graph.outputs):
         check_declared(value, where)
+    if proto.training_info:
+        said = "its training part (training_info) is not read, and no file that is made of it has one"
+        warnings.warn(f"{where}: {said}", ModelWarning, stacklevel=4)
     return model
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends import Emulator, Plan, Reference
 from harness.errors import ModelError, NothingSelectedError
-from harness.model import load_model, save_model
+from harness.model import ModelWarning, at_opset, extract, load_model, save_model
 from harness.tensors import Precision
 
 
@@ -306,3 +306,54 @@ def test_a_sparse_initializer_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match="sparse tensor 'w' is malformed"):
         load_model(with_sparse_weight(counts, places, shape))
+
+
+def noted(kind: str) -> onnx.ModelProto:
+    """A model whose parts all have a doc string and metadata; its weight is small, or larger than a megabyte."""
+    size = 8 if kind == "small" else 600
+    proto = graph_model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product", doc_string="a node")],
+        inputs={"x": [2, size]},
+        outputs={"y": [2, size]},
+        weights={"w": np.ones((size, size), np.float32)},
+    )
+    graph = proto.graph
+    graph.initializer[0].doc_string = "a weight"
+    for place, each in enumerate((proto, graph, graph.node[0], graph.initializer[0], graph.input[0])):
+        each.metadata_props.add(key="origin", value=str(place))
+    return proto
+
+
+def notes(proto: onnx.ModelProto) -> list[object]:
+    graph = proto.graph
+    texts = [graph.node[0].doc_string, graph.initializer[0].doc_string]
+    parts = (proto, graph, graph.node[0], graph.initializer[0], graph.input[0])
+    return [*texts, *([(each.key, each.value) for each in part.metadata_props] for part in parts)]
+
+
+@pytest.mark.parametrize("stored", ["within", "beside"])
+@pytest.mark.parametrize("kind", ["small", "large"])
+@pytest.mark.parametrize("make", ["saved", "beside", "newer", "part"])
+def test_doc_strings_and_metadata_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, kind: str, make: str
+) -> None:
+    path = tmp_path / "m.onnx"
+    external = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
+    onnx.save(noted(kind), path, **(external if stored == "beside" else {}))
+    model = load_model(path)
+    if make == "newer":
+        model = at_opset(model, 21)
+    elif make == "part":
+        model = extract(model, ["x"], ["y"])
+    elif make == "beside":
+        monkeypatch.setattr("harness.model.load.EXTERNAL_OVER", 0)
+    saved = save_model(model, tmp_path / "out.onnx")
+    assert notes(onnx.load(saved)) == notes(noted(kind))
+
+
+def test_a_training_part_is_left_out_and_told(tmp_path: Path) -> None:
+    proto = norm_chain()
+    proto.training_info.add().algorithm.name = "descent"
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.warns(ModelWarning, match=r"m\.onnx: its training part \(training_info\) is not read"):
+        load_model(tmp_path / "m.onnx")
