@@ -129,7 +129,7 @@ def _torch_module(case: Case, name: str, arguments: dict[str, Any]) -> Iterator[
         if not _is_exportable(returned, torch.nn.Module):
             raise function.error(
                 f"returned {_kind(returned)} instead of a torch.nn.Module and a tuple of example inputs",
-                hint="return module, (input, …) or module, (input, …), {argument of torch.onnx.export: …}",
+                hint="return module, (input,) or module, (input,), {argument of torch.onnx.export: …}",
             )
         module, examples, *rest = returned
         yield function, torch, module.eval(), examples, dict(rest[0]) if rest else {}
@@ -262,11 +262,12 @@ def _needs_torch(case: Case, error: ImportError) -> MissingDependencyError:
 
 
 def _kind(value: Any) -> str:
-    return (
-        "None"
-        if value is None
-        else f"a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
-    )
+    """`a torch.Tensor`; of a tuple also what is in it."""
+    if value is None:
+        return "None"
+    if isinstance(value, tuple) and value:
+        return f"a tuple ({', '.join(_kind(each).removeprefix('a ') for each in value)})"
+    return f"a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ from harness.case import one_or_more
 from harness.cluster import opened
 from harness.compiler import ReportCache
 from harness.conversion.codes import check_codes
-from harness.conversion.exports import by_exporter
+from harness.conversion.exports import by_exporter, without_failed_advice
 from harness.conversion.findings import CheckReport, CheckResult
 from harness.conversion.splitting import folder_names
 from harness.conversion.units import CheckDesk, CheckUnit
@@ -75,8 +75,8 @@ def check(
             units.append(CheckUnit(case, wanted, asked, folder, times))
     results = _carry_out(units, names, progress or (lambda _: None), CheckDesk(cache), scheduler)
     step = max(len(names), 1)
-    merged = (results[at : at + step] for at in range(0, len(results), step))
-    return CheckReport(host_fingerprint(), tuple(map(_merge, merged)))
+    merged = [_merge(results[at : at + step]) for at in range(0, len(results), step)]
+    return CheckReport(host_fingerprint(), without_failed_advice(cases, merged))
 
 
 def _carry_out(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from harness.case import Case, InputSpec, MaskFill, TraceWarning, example_shapes, make_feeds
 from harness.compiler import Kind
-from harness.conversion.findings import Finding, FoundBy
+from harness.conversion.findings import CheckResult, Finding, FoundBy
 from harness.errors import BuilderError, HarnessError
 from harness.judge import JudgeOptions, Workbench
 from harness.model import Model, guess_fills
@@ -36,6 +37,7 @@ _SIZES: dict[str, Callable[[int], int]] = {
 }
 _EXPORTERS = ("dynamo", "legacy")
 _SAMPLES = 4
+_REWRITE = "write it with torch.where or torch.cond"
 
 
 def by_exporter(cases: Sequence[Case]) -> Iterator[Case]:
@@ -49,6 +51,24 @@ def by_exporter(cases: Sequence[Case]) -> Iterator[Case]:
             name = f"{case.name} ({exporter})"
             samples = max(case.samples or 1, _SAMPLES)  # what a trace has frozen shows on other inputs
             yield case.model_copy(update={"model": model, "name": name, "samples": samples})
+
+
+def without_failed_advice(cases: Sequence[Case], results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+    """`results`, one a case, in which nothing advises an export that fails as well, or computes something else."""
+    failed = {
+        result.target
+        for case, result in zip(cases, results, strict=True)
+        if case.model.exporter == "dynamo"
+        and (result.error or any(each.kind.is_failure for each in result.exported))
+    }
+
+    def mended(finding: Finding) -> Finding:
+        return replace(finding, advice=_REWRITE) if finding.code == FROZEN else finding
+
+    return tuple(
+        replace(each, findings=tuple(map(mended, each.findings))) if each.target in failed else each
+        for each in results
+    )
 
 
 def exported(case: Case) -> tuple[Case, Model | None, tuple[Finding, ...]]:
@@ -80,7 +100,7 @@ def exported(case: Case) -> tuple[Case, Model | None, tuple[Finding, ...]]:
             FoundBy.EXPORTER,
             said=each.said,
             explanation=f"{each.place}: the trace keeps what this line gave for the example inputs",
-            advice="write it with torch.where or torch.cond; or take the export of dynamo",
+            advice=f"{_REWRITE}; or take the export of dynamo",
         )
         for each in frozen
     ]

@@ -219,6 +219,11 @@ class CheckResult:
         return tuple(each for each in self.findings if each.found_by is FoundBy.EXPORTER)
 
     @property
+    def has_model(self) -> bool:
+        """Whether there is a model: no export from PyTorch failed."""
+        return not any(each.kind is Kind.REFUSED for each in self.exported)
+
+    @property
     def fails(self) -> bool:
         """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so.
 

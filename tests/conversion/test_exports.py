@@ -11,6 +11,7 @@ import pytest
 from harness import check
 from harness.compiler import Kind
 from harness.conversion import FoundBy, fix_case
+from harness.report import check_text
 
 pytest.importorskip("torch")
 
@@ -67,6 +68,19 @@ def twice(x: torch.Tensor) -> torch.Tensor:
 @twice.register_fake
 def _(x):
     return torch.empty_like(x)
+
+class BySize(torch.nn.Module):
+    def forward(self, x):
+        return x * 2 if int(torch.tensor(x.shape[1])) > 4 else x
+
+def by_size():
+    return BySize(), (torch.ones(2, 8),)
+
+def bare():
+    return Net(), torch.ones(2, 8)
+
+def alone():
+    return Net()
 
 class Custom(torch.nn.Module):
     def forward(self, x):
@@ -156,3 +170,32 @@ def test_nothing_of_the_exporters_reaches_stdout(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.startswith("{")
+
+
+def test_where_every_export_fails_the_answer_says_so_and_asks_for_no_compiler():
+    said = check_text(check("nets:custom"))
+    assert "2 exports from PyTorch failed" in said
+    for word in ("By the rules", "--env", "0 nodes"):
+        assert word not in said
+    assert "2 exports from PyTorch failed" not in check_text(check("nets:net"))
+
+
+def test_a_failed_export_is_counted_beside_what_rules_say_of_the_other():
+    assert "of 1 model 0 will not build" in check_text(check("nets:branch"))
+
+
+def test_dynamo_is_advised_only_where_its_export_computes_the_same():
+    (frozen,) = [each for each in check("nets:one_sided").results[1].exported if each.code == "export-frozen"]
+    assert frozen.advice == "write it with torch.where or torch.cond"
+    (frozen,) = [each for each in check("nets:by_size").results[1].exported if each.code == "export-frozen"]
+    assert frozen.advice.endswith("or take the export of dynamo")
+
+
+@pytest.mark.parametrize(
+    ("function", "returned"), [("bare", "a tuple (nets.Net, torch.Tensor)"), ("alone", "a nets.Net")]
+)
+def test_a_builder_that_returns_something_else_is_told_what_it_returned(function: str, returned: str):
+    for result in check(f"nets:{function}").results:
+        (found,) = result.exported
+        assert f"returned {returned} instead of a torch.nn.Module and a tuple of example inputs" in found.said
+        assert found.advice.startswith("return module, (input,)")

@@ -302,11 +302,18 @@ def answer(report: CheckReport) -> str:
         return (
             "The model could not be checked" if failed == 1 else f"None of {failed} models could be checked"
         )
-    return _answer(report) + (f"; {failed} could not be checked" if failed else "")
+    missing = sum(not result.has_model for result in report.results)
+    parts = (
+        _answer(report) if failed + missing < len(report.results) else "",
+        f"{plural(missing, 'export')} from PyTorch failed" if missing else "",
+        f"{failed} could not be checked" if failed else "",
+    )
+    return "; ".join(filter(None, parts))
 
 
 def _answer(report: CheckReport) -> str:
-    results = [each for each in report.results if each.error is None or each.environments]
+    models = [each for each in report.results if each.has_model]
+    results = [each for each in models if each.error is None or each.environments]
     count = plural(len(results), "model")
     if not any(result.environments for result in results):
         stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
@@ -349,7 +356,7 @@ def as_expected(report: CheckReport) -> str:
 
 def advice(report: CheckReport) -> str:
     """Which operators may be cured, and how to ask the compiler where none was asked; empty if neither helps."""
-    if all(each.error for each in report.results):
+    if not any(each.has_model and not each.error for each in report.results):
         return ""
     curable = names(_curable(report))
     texts = (
@@ -379,7 +386,7 @@ def _curable(report: CheckReport) -> Iterator[str]:
 
 def subject(result: CheckResult) -> str:
     """`unet, 40 nodes, at fp16`; the name alone of one that could not be read."""
-    if not result.sha256 and result.error is not None:
+    if not result.sha256:
         return result.case
     precision = "as written" if result.precision is None else f"at {result.precision}"
     return f"{result.case}, {plural(result.nodes, 'node')}, {precision}"
