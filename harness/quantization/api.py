@@ -120,12 +120,10 @@ def diagnose_quantized(
     engine = None if environment is None else select(environment)
     samples = subject.samples()
     found = diagnose_pairs(subject.model, samples, reference=subject.reference, limit=limit)
-    other = None if subject.case.reference is None else subject.case.reference.path
-    if other is not None:
-        path = Path(other)
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        found = replace(found, float_file=str(shown))
-    found = replace(found, data_files=subject.case.data)
+    case = subject.case
+    if case.reference is not None and case.reference.path is not None:
+        found = replace(found, float_file=_shown(case.reference.path))
+    found = replace(found, file=_shown(case.path or case.model.path or found.file), data_files=case.data)
     if engine is None:
         return found
     reference = Reference(subject.reference or subject.model, own=subject.reference is not None)
@@ -134,6 +132,12 @@ def diagnose_quantized(
     expected = [reference.run(feeds) for feeds in unseen]
     built = {name: model for name, model in models.items() if model is not None}
     return replace(found, engine=measure_on_engine(built, engine, unseen, expected))
+
+
+def _shown(path: Path | str) -> str:
+    """A path as it is typed in the working directory."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @dataclass(frozen=True)

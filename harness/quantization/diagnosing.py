@@ -40,11 +40,13 @@ _QDQ = ("QuantizeLinear", "DequantizeLinear")
 class QuantizationVerdict(StrEnum):
     """What a quantised model suffers from.
 
-    `sound`: nothing that another scale would mend. `scales`: pairs whose scales are at fault. `format`: its error is
-    beyond the limit also with the best scales: what hurts has to stay in float.
+    `sound`: nothing that another scale would mend. `refused`: likewise, and TensorRT does not take it as it is (see
+    `QuantizationDiagnosis.refused`). `scales`: pairs whose scales are at fault. `format`: its error is beyond the limit
+    also with the best scales: what hurts has to stay in float.
     """
 
     SOUND = "sound"
+    REFUSED = "refused"
     SCALES = "scales"
     FORMAT = "format"
 
@@ -86,6 +88,7 @@ class QuantizationDiagnosis:
         observed: the tensors of the pairs.
         largest_steps: how many steps of its scale each pair can hold, by its name: 127, 448, …
         format: what most pairs quantise to.
+        file: the quantised model, or its case, as it was named.
         float_file: the float model, as it was named.
         data_files: the inputs, as they were named; none where they were not given as files.
     """
@@ -120,12 +123,18 @@ class QuantizationDiagnosis:
     observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
     largest_steps: Mapping[str, float] = field(default_factory=dict, repr=False, metadata=NEVER)
     format: Format = Format.INT8
+    file: str = field(default="quantized.onnx", metadata=NEVER)
     float_file: str = field(default="float.onnx", metadata=NEVER)
     data_files: tuple[str, ...] = field(default=(), metadata=NEVER)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of the diagnosis."""
         return {"schema": "harness.pairs/1", **to_json(self)}
+
+    @property
+    def refused(self) -> tuple[ScaleFinding, ...]:
+        """Why TensorRT does not take the file as it is; none if it does."""
+        return tuple(each for each in self.faults if each.stops)
 
     @property
     def exit_code(self) -> int:
@@ -235,6 +244,8 @@ class _Diagnosing:
         if before > limit:
             found = self._repair(found, best, tried)
             found = self._take_out(found)
+        elif found.refused:
+            found = replace(found, verdict=QuantizationVerdict.REFUSED)
         if self.unseen.samples:
             found = replace(found, unseen_before=self.unseen.error(Setting()))
         self.switched.close()

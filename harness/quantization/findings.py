@@ -21,8 +21,9 @@ class ScaleFault(StrEnum):
 
     `zero`, `subnormal` (smaller than the smallest normal FP32 number, which GPUs may flush to 0), `not_finite` and
     `negative` are of the scale itself. `zero_point`: it is not 0, which no release of TensorRT takes. `unsigned`:
-    UINT8, which TensorRT takes as INT8 or not at all. `uneven`: a weight has one scale, and its channels differ by 100
-    times. `axis`: the scales of a weight do not lie along its output channels.
+    UINT8, which TensorRT takes as INT8 or not at all. `bias`: INT32, which no release dequantises. `uneven`: a weight
+    has one scale, and its channels differ by 100 times. `axis`: the scales of a weight do not lie along its output
+    channels.
     """
 
     ZERO = "zero"
@@ -31,8 +32,18 @@ class ScaleFault(StrEnum):
     NEGATIVE = "negative"
     ZERO_POINT = "zero_point"
     UNSIGNED = "unsigned"
+    BIAS = "bias"
     UNEVEN = "uneven"
     AXIS = "axis"
+
+
+_STOPPING = {
+    ScaleFault.ZERO,
+    ScaleFault.NEGATIVE,
+    ScaleFault.ZERO_POINT,
+    ScaleFault.UNSIGNED,
+    ScaleFault.BIAS,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class ScaleFinding:
 
     Args:
         fault: what.
-        pair: name of the pair.
+        pair: name of the pair; of a bias, the stored constant.
         node: the QuantizeLinear, or the DequantizeLinear of a stored weight.
         value: the scale or the zero point, or how many times the channels differ.
     """
@@ -51,16 +62,27 @@ class ScaleFinding:
     node: str
     value: float
 
+    @property
+    def stops(self) -> bool:
+        """Whether releases of TensorRT refuse the file for it, or take it for something else."""
+        return self.fault in _STOPPING or bool(np.isnan(self.value))
+
 
 def find_scale_faults(model: Model) -> tuple[ScaleFinding, ...]:
-    """The faults of all scales that are constant, in the order of the graph."""
+    """The faults of all scales that are constant, in the order of the graph, then those of biases."""
     pairs = find_pairs(model)
     weights = float_weights(model, pairs)
-    return tuple(
+    of_pairs = (
         ScaleFinding(fault, pair.name, pair.quantizer or pair.dequantizers[0], value)
         for pair in pairs
         for fault, value in _faults(pair, weights.get(pair.name))
     )
+    biases = (
+        ScaleFinding(ScaleFault.BIAS, node.inputs[0], node.name, 0.0)
+        for node in model.nodes
+        if node.op == "DequantizeLinear" and model.dtypes.get(node.inputs[0]) == "int32"
+    )
+    return (*of_pairs, *biases)
 
 
 def _faults(pair: QdqPair, weight: np.ndarray | None) -> Iterator[tuple[ScaleFault, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedKernels
-from harness.report.quantization.words import LOOKS, exclusions, heading, kernels_text, statements
+from harness.report.quantization.words import LOOKS, heading, kernels_text, remedies, statements
 from harness.report.words import Statement, is_plain, print_statements
 from harness.text import names, number, percent, plural, shorten
 
@@ -33,7 +33,7 @@ def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool
     left = found.pairs - ROWS
     if not details and left > 0:
         console.print(Text(f"  {plural(left, 'more pair')}: --details", "dim"))
-    for place, (tool, line) in enumerate(exclusions(found).items()):
+    for place, (tool, line) in enumerate(remedies(found).items()):
         console.print(
             Text.assemble((f"  {'or' if place else 'do':7}", "dim"), (f"{tool}: ", "dim"), (line, "cyan")),
             soft_wrap=True,

@@ -9,7 +9,7 @@ from typing import Any
 from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedKernels
 from harness.report.figures import histogram_svg, mixed_curve_svg
 from harness.report.pages import render_page, trusted
-from harness.report.quantization.words import LOOKS, exclusions, heading, kernels_text, statements
+from harness.report.quantization.words import LOOKS, heading, kernels_text, remedies, statements
 from harness.report.words import Look, Statement, escape, fit
 from harness.text import names, number, percent, plural
 
@@ -33,7 +33,7 @@ def pairs_page(found: QuantizationDiagnosis, *, made: datetime.datetime | None =
         made,
         ranking=found.ranking.pairs,
         outputs=_before_and_after(found),
-        commands=exclusions(found),
+        commands=remedies(found),
         pictures=pictures,
     )
 
@@ -49,7 +49,7 @@ def pairs_markdown(found: QuantizationDiagnosis) -> str:
     for pair in found.ranking.pairs:
         numbers = " | ".join(map(number, (pair.introduced, pair.estimate, pair.best)))
         lines.append(f"| {escape(pair.pair)} | {pair.kind} | {numbers} | {pair.reason} |")
-    for tool, line in exclusions(found).items():
+    for tool, line in remedies(found).items():
         lines += ["", f"{tool}:", "", "```", line, "```"]
     return fit("\n".join(lines), "")
 

@@ -21,6 +21,7 @@ from harness.text import command, names, number, percent, plural
 
 LOOKS = {
     QuantizationVerdict.SOUND: Look("✓", "+", "sound", "green", "good", 0),
+    QuantizationVerdict.REFUSED: Look("✗", "X", "REFUSED", "bold red", "bad", 4),
     QuantizationVerdict.SCALES: Look("✗", "X", "SCALES", "bold red", "bad", 4),
     QuantizationVerdict.FORMAT: Look("✗", "X", "FORMAT", "bold red", "bad", 4),
 }
@@ -38,6 +39,8 @@ def meaning(found: QuantizationDiagnosis) -> str:
     """The verdict in words."""
     if found.verdict is QuantizationVerdict.SOUND:
         return f"no scale of the {plural(found.pairs, 'Q/DQ pair')} is at fault"
+    if found.verdict is QuantizationVerdict.REFUSED:
+        return "TensorRT does not take this file as it is, though its scales are sound: see what to do below"
     if found.verdict is QuantizationVerdict.SCALES:
         count = len(found.faulty)
         return (
@@ -84,13 +87,42 @@ def advice(pair: PairError) -> str:
     return ""
 
 
-def exclusions(found: QuantizationDiagnosis) -> dict[str, str]:
-    """How to make each tool leave in float what has to stay there; nothing where all may be quantised."""
-    if not found.taken_out:
-        return {}
+def remedies(found: QuantizationDiagnosis) -> dict[str, str]:
+    """By tool, how to quantise again: with what has to stay in float left there, and as TensorRT takes it; and how to
+    rewrite a file that it does not take. Nothing where all is well."""
+    faults = {each.fault for each in found.refused}
+    biases_only = faults == {ScaleFault.BIAS} and not found.taken_out
+    tools = {} if biases_only or not (faults or found.taken_out) else _quantizing_again(found)
+    options = ["…"]
+    if faults - {ScaleFault.BIAS}:
+        options += ["activation_type=QuantType.QInt8", "weight_type=QuantType.QInt8"]
+    if faults:
+        symmetric = "" if biases_only else "'ActivationSymmetric': True, 'WeightSymmetric': True, "
+        options.append(f"extra_options={{{symmetric}'QuantizeBias': False}}")
+        tools["a rewrite that computes the same"] = command(
+            "harness", "check", found.file, "--fix", "fixed.onnx"
+        )
+    if found.excluded:
+        options.append(f"nodes_to_exclude=[{', '.join(map(repr, found.excluded))}]")
+    if tools:
+        tools["ONNX Runtime"] = f"quantize_static({', '.join(options)})"
+    return tools
+
+
+def _quantizing_again(found: QuantizationDiagnosis) -> dict[str, str]:
     nodes, data = found.excluded, found.data_files or ("data.npz",)
-    listed = ", ".join(repr(name) for name in nodes)
-    return {
+    patterns = [f"^{re.escape(name)}$" for name in nodes]  # they are matched with the start of a name
+    tools = {
+        "harness": command(
+            "harness",
+            "quantize",
+            found.float_file,
+            *(word for file in data for word in ("--data", file)),
+            *(("--format", found.format) if found.format is not Format.INT8 else ()),
+            "--out",
+            "mixed.onnx" if nodes else "symmetric.onnx",
+            *(word for name in nodes for word in ("--exclude", name)),
+        ),
         "ModelOpt": command(
             "python",
             "-m",
@@ -99,23 +131,13 @@ def exclusions(found: QuantizationDiagnosis) -> dict[str, str]:
             found.float_file,
             "--quantize_mode",
             found.format,
-            "--nodes_to_exclude",  # patterns that are matched with the start of a name
-            *(f"^{re.escape(name)}$" for name in nodes),
-        ),
-        "ONNX Runtime": f"quantize_static(…, nodes_to_exclude=[{listed}])",
-        "AIMET": "for name in "
-        + f"[{', '.join(map(repr, found.taken_out))}]: sim.qc_quantize_op_dict[name].enabled = False",
-        "harness": command(
-            "harness",
-            "quantize",
-            found.float_file,
-            *(word for file in data for word in ("--data", file)),
-            *(("--format", found.format) if found.format is not Format.INT8 else ()),
-            "--out",
-            "mixed.onnx",
-            *(word for name in nodes for word in ("--exclude", name)),
+            *(("--nodes_to_exclude", *patterns) if nodes else ()),
         ),
     }
+    if found.taken_out:
+        listed = ", ".join(map(repr, found.taken_out))
+        tools["AIMET"] = f"for name in [{listed}]: sim.qc_quantize_op_dict[name].enabled = False"
+    return tools
 
 
 def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
@@ -127,6 +149,9 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
             f"nrmse of {found.worst} {number(found.before)} against the float model; {number(found.best)} with the "
             f"best scale for each pair; the limit is {number(found.limit)}",
         ),
+    ]
+    lines += [
+        Statement("refused" if not place else "", text) for place, text in enumerate(_faults(found, True))
     ]
     named = [found.ranking[name] for name in (found.faulty or found.taken_out)[:MOST]]
     shown = named or list(found.ranking.pairs[:3])
@@ -171,17 +196,24 @@ _FAULTS = {
     ScaleFault.NEGATIVE: "a negative scale",
     ScaleFault.ZERO_POINT: "a zero point other than 0, which no release of TensorRT takes",
     ScaleFault.UNSIGNED: "UINT8, which TensorRT takes as INT8 or not at all",
+    ScaleFault.BIAS: "INT32, which no release of TensorRT dequantises: a bias belongs in float",
     ScaleFault.UNEVEN: f"one scale for channels that differ by {UNEVEN_CHANNELS:.0f} times and more",
     ScaleFault.AXIS: "scales that do not lie along the output channels",
 }
 
 
-def _beside(found: QuantizationDiagnosis) -> list[str]:
+def _faults(found: QuantizationDiagnosis, stops: bool) -> list[str]:
+    """The faults for which TensorRT does not take the file, or the others."""
     texts = []
     for fault, text in _FAULTS.items():
-        pairs = [each.pair for each in found.faults if each.fault is fault]
+        pairs = [each.pair for each in found.faults if each.fault is fault and each.stops is stops]
         if pairs:
             texts.append(f"{names(pairs, MOST)} {'has' if len(pairs) == 1 else 'have'} {text}")
+    return texts
+
+
+def _beside(found: QuantizationDiagnosis) -> list[str]:
+    texts = _faults(found, False)
     if found.misplaced:
         listed = names((each.pair for each in found.misplaced), MOST)
         texts.append(
