@@ -5,9 +5,9 @@
     diagnosis = diagnose("cases/rmsnorm-overflow.case.yaml", precision="fp16")
     print(diagnosis.summary, diagnosis.culprits)
 
-`pipeline` is the ordered table of stages, each with what it requires and ensures; `steps/` is what each of them does,
-with `stages/`. `context/` is what they share, and `Seen` what they have shown; `explain/` says why, and `handover/`
-writes what there is to act on. An engine is diagnosed with the emulator's answer as the prior; the unobserved engine
+`pipeline` is the ordered table of stages, each with what it requires and ensures; `stages/` is what each of them does.
+`context/` is what they share, and `Seen` what they have shown; `explain/` says why, and `handover/` writes what there
+is to act on. An engine is diagnosed with the emulator's answer as the prior; the unobserved engine
 has the last word. What was not shown is `unresolved`: it never guesses.
 
 Units of a search are the nodes of the ONNX graph that the precision lowers; a culprit is a node whose return to

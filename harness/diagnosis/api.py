@@ -291,7 +291,7 @@ def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:
     subject = context.subject
     if subject.emulated or not (found.island or found.fp32_sums) or not found.confirmed:
         return ()
-    plan = subject.plan(frozenset(found.island), casts=found.casts, fp32_sums=frozenset(found.fp32_sums))
+    plan = subject.plan(found.island, casts=found.casts, fp32_sums=found.fp32_sums)
     return context.evaluator.passed.get(plan, ())
 
 
@@ -350,7 +350,7 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
     subject = context.emulated
     if not (found.island or found.fp32_sums) or not found.confirmed:
         return None
-    cured = subject.plan(frozenset(found.island), fp32_sums=frozenset(found.fp32_sums))
+    cured = subject.plan(found.island, fp32_sums=found.fp32_sums)
     layers: tuple[LayerResult, ...] = ()
     if growth:
         context.report(Stage.HAND_OVER, "measure the layers again, cured")

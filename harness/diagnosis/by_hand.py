@@ -185,7 +185,7 @@ class ByHand:
         evaluator = self.context.evaluator
         self.context.report(Stage.CURE, f"build with {len(kept)} nodes in FP32")
         if kept:
-            judged = confirm(evaluator, tuple(kept))
+            judged = confirm(evaluator, known.subject.plan(kept))
         else:
             judged = evaluator.evaluate(known.subject.plan(), phase=GATES_PHASE, key=BASELINE, thorough=True)
         known.add(kept, judged.trial)

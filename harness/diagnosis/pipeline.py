@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.diagnosis import steps
+from harness.diagnosis import stages
 from harness.diagnosis.context import Context, Findings, Options, Seen
 from harness.diagnosis.handover import hand_over
 from harness.diagnosis.results import DiagnosisVerdict, Stage
@@ -47,18 +47,18 @@ class PipelineStage:
     spends: bool = True
 
 
-def run_stages(seen: Seen, context: Context, stages: Sequence[PipelineStage] | None = None) -> Seen:
+def run_stages(seen: Seen, context: Context, table: Sequence[PipelineStage] | None = None) -> Seen:
     """Run the stages that apply, one after the other.
 
     Args:
         seen: what is known before the first.
         context: what they share.
-        stages: the table; `PIPELINE` by default.
+        table: the stages; `PIPELINE` by default.
 
     Raises:
         StageError: a stage was run without what it requires, or broke what it ensures.
     """
-    for stage in PIPELINE if stages is None else stages:
+    for stage in PIPELINE if table is None else table:
         if (stage.spends and seen.stopped) or not stage.applies(seen):
             continue
         _check(stage, "requires", stage.requires(seen))
@@ -208,7 +208,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "gates",
         Stage.GATES,
-        steps.check,
+        stages.check,
         applies=lambda seen: True,
         requires=lambda seen: [(seen.gates is None, "to be the first stage")],
         ensures=lambda _, after: [
@@ -219,7 +219,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "predict",
         Stage.PREDICT,
-        steps.ask_emulator,
+        stages.ask_emulator,
         applies=_fails,
         requires=lambda seen: [(not seen.baseline.passed, "a candidate that fails")],
         ensures=lambda _, after: [
@@ -230,7 +230,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "sums on the emulator",
         Stage.CURE,
-        steps.find_sums,
+        stages.find_sums,
         applies=lambda seen: _fails(seen) and _added_up_in_fp16(seen),
         ensures=_island_is_whole,
         leaves="sums",
@@ -238,14 +238,14 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "Casts around products",
         Stage.CURE,
-        steps.try_sums,
+        stages.try_sums,
         applies=lambda seen: _on_engine(seen) and seen.sums is not None and bool(seen.sums.products),
         ensures=_island_is_whole,
     ),
     PipelineStage(
         "island of the emulator",
         Stage.CURE,
-        steps.cure_emulator,
+        stages.cure_emulator,
         applies=lambda seen: _fails(seen) and seen.emulated and not seen.cured,
         requires=lambda seen: [(seen.predicted.fails, "an emulator that fails")],
         ensures=_island_is_whole,
@@ -254,7 +254,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "kernels of the island",
         Stage.CURE,
-        steps.ask_for_kernels,
+        stages.ask_for_kernels,
         applies=lambda seen: _fails(seen) and seen.emulated and seen.cured and not seen.cured_by_sums,
         requires=lambda seen: [(bool(seen.cure and seen.cure.island), "an island that has nodes")],
         ensures=lambda _, after: [
@@ -265,14 +265,14 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "fresh inputs",
         Stage.CURE,
-        steps.try_fresh,
+        stages.try_fresh,
         applies=lambda seen: _fails(seen) and seen.emulated and seen.cured,
         ensures=_island_is_whole,
     ),
     PipelineStage(
         "hidden",
         Stage.ATTRIBUTE,
-        steps.look_for_hidden,
+        stages.look_for_hidden,
         applies=lambda seen: (
             seen.emulated and (seen.cured or _nothing_is_wrong(seen)) and not seen.cured_by_sums
         ),
@@ -281,21 +281,21 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "prior",
         Stage.CURE,
-        steps.find_prior,
+        stages.find_prior,
         applies=lambda seen: _lowered(seen) and seen.predicted.fails and not seen.cured,
         leaves="prior",
     ),
     PipelineStage(
         "Casts in a compiled region",
         Stage.CURE,
-        steps.try_casts,
+        stages.try_casts,
         applies=lambda seen: _has_prior(seen) and bool(seen.compiled),
         ensures=_island_is_whole,
     ),
     PipelineStage(
         "confirm the prior",
         Stage.CURE,
-        steps.try_prior,
+        stages.try_prior,
         applies=lambda seen: _has_prior(seen) and not seen.compiled,
         ensures=lambda before, after: [
             (
@@ -309,7 +309,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "margins",
         Stage.CURE,
-        steps.try_margins,
+        stages.try_margins,
         applies=lambda seen: _lowered(seen) and seen.behind and not seen.cured,
         requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
         ensures=_island_is_whole,
@@ -317,58 +317,57 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "price",
         Stage.CURE,
-        steps.time_island,
+        stages.time_island,
         applies=lambda seen: _lowered(seen) and seen.cured and not seen.cured_by_sums and seen.options.timed,
     ),
     PipelineStage(
         "whole kernels",
         Stage.CURE,
-        steps.try_whole_kernels,
+        stages.try_whole_kernels,
         applies=lambda seen: _lowered(seen) and _parts_kernels(seen),
         ensures=_island_is_whole,
     ),
     PipelineStage(
         "proof",
         Stage.CURE,
-        steps.search_engine,
+        stages.search_engine,
         applies=lambda seen: _lowered(seen) and seen.cured and not seen.cured_by_sums and seen.options.prove,
         ensures=_island_is_whole,
     ),
     PipelineStage(
         "fp32",
         Stage.GATES,
-        steps.build_fp32,
+        stages.build_fp32,
         applies=lambda seen: _on_engine(seen) and not seen.cured,
         leaves="strict",
     ),
     PipelineStage(
         "accumulation",
         Stage.ATTRIBUTE,
-        steps.estimate_sums,
+        stages.estimate_sums,
         applies=_may_accumulate,
         requires=lambda seen: [(not seen.predicted.fails, "an emulator that passes")],
     ),
     PipelineStage(
         "sums in fp32",
         Stage.CURE,
-        steps.try_products,
+        stages.try_products,
         applies=lambda seen: seen.accumulates,
         leaves="cure",
     ),
     PipelineStage(
-        "repetition", Stage.ATTRIBUTE, steps.repeat_engine, applies=_needs_repetition, leaves="repetition"
+        "repetition", Stage.ATTRIBUTE, stages.repeat_engine, applies=_needs_repetition, leaves="rebuilt"
     ),
     PipelineStage(
         "tactics",
         Stage.ATTRIBUTE,
-        steps.vary_tactics,
-        applies=lambda seen: seen.repetition is not None and seen.repetition.rebuilt,
-        leaves="tactics",
+        stages.vary_tactics,
+        applies=lambda seen: bool(seen.rebuilt),
     ),
     PipelineStage(
         "divergence",
         Stage.ATTRIBUTE,
-        steps.trace_fp32,
+        stages.trace_fp32,
         applies=_wrong_in_fp32,
         requires=lambda seen: [
             (seen.strict is not None and bool(seen.strict.tensors), "its outputs in FP32")
@@ -378,7 +377,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "observe",
         Stage.OBSERVE,
-        steps.observe_engine,
+        stages.observe_engine,
         applies=_to_observe,
         requires=lambda seen: [(bool(seen.baseline.tensors), "the outputs of the unobserved engine")],
         ensures=lambda _, after: [
@@ -386,12 +385,12 @@ PIPELINE: tuple[PipelineStage, ...] = (
         ],
     ),
     PipelineStage(
-        "marks", Stage.ATTRIBUTE, steps.search_marks, applies=_cured_by_observing, leaves="separated"
+        "marks", Stage.ATTRIBUTE, stages.search_marks, applies=_cured_by_observing, leaves="separated"
     ),
     PipelineStage(
         "casts",
         Stage.CURE,
-        steps.try_casts,
+        stages.try_casts,
         applies=lambda seen: _unexplained(seen) and seen.behind and bool(seen.tried and seen.tried.regions),
         requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
         ensures=_island_is_whole,
@@ -399,7 +398,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "island of the engine",
         Stage.CURE,
-        steps.search_engine,
+        stages.search_engine,
         applies=lambda seen: _unexplained(seen) and not _separated(seen),
         ensures=_island_is_whole,
         leaves="cure",
@@ -407,7 +406,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "tf32 on the emulator",
         Stage.CURE,
-        steps.find_prior,
+        stages.find_prior,
         applies=lambda seen: (
             seen.precision is Precision.TF32 and _right_in_fp32(seen) and seen.predicted.fails
         ),
@@ -416,7 +415,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "attribute",
         Stage.ATTRIBUTE,
-        steps.attribute,
+        stages.attribute,
         applies=lambda seen: True,
         ensures=_what_is_confirmed_cures,
         leaves="findings",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from harness.comparison import GateResult
 from harness.judge import (
@@ -76,40 +76,48 @@ class Stage(StrEnum):
 
 
 class EvidenceKind(StrEnum):
-    """What a piece of evidence is about."""
+    """What a piece of evidence is about, and in which stage it is found."""
 
-    REFERENCE = "reference"
-    OWN_ROUNDINGS = "own roundings"
-    BASELINE = "baseline"
-    STABILITY = "stability"
-    SET_ASIDE = "set aside"
-    EMULATOR = "emulator"
-    OUTLIERS = "outliers"
-    SEARCH = "search"
-    ISLAND = "island"
-    FP32_SUMS = "fp32 sums"
-    OBEYED = "obeyed"
-    UNSEEN = "unseen inputs"
-    HIDDEN = "hidden"
-    REGIONS = "regions"
-    CASTS = "casts"
-    FP32 = "fp32"
-    OBSERVED = "observed"
-    NOT_OBSERVED = "not observed"
-    STARTS = "starts"
-    ACCUMULATION = "accumulation"
-    REPETITION = "repetition"
-    TACTICS = "tactics"
-    DIVERGENCE = "divergence"
-    ALONE = "alone"
-    MARKS = "marks"
-    DECISION = "decision"
-    STOPPED = "stopped"
-    TYPED_MODEL = "typed model"
-    REPEATED_NAMES = "repeated names"
-    AUTOCAST = "autocast"
-    REPRO = "repro"
-    PINS = "pins"
+    stage: Stage
+
+    def __new__(cls, value: str, stage: Stage) -> Self:
+        """A kind with its stage."""
+        kind = str.__new__(cls, value)
+        kind._value_, kind.stage = value, stage
+        return kind
+
+    REFERENCE = "reference", Stage.GATES
+    OWN_ROUNDINGS = "own roundings", Stage.GATES
+    BASELINE = "baseline", Stage.GATES
+    STABILITY = "stability", Stage.GATES
+    SET_ASIDE = "set aside", Stage.GATES
+    FP32 = "fp32", Stage.GATES
+    EMULATOR = "emulator", Stage.PREDICT
+    OUTLIERS = "outliers", Stage.PREDICT
+    OBSERVED = "observed", Stage.OBSERVE
+    NOT_OBSERVED = "not observed", Stage.OBSERVE
+    STARTS = "starts", Stage.OBSERVE
+    SEARCH = "search", Stage.CURE
+    ISLAND = "island", Stage.CURE
+    FP32_SUMS = "fp32 sums", Stage.CURE
+    OBEYED = "obeyed", Stage.CURE
+    UNSEEN = "unseen inputs", Stage.CURE
+    REGIONS = "regions", Stage.CURE
+    CASTS = "casts", Stage.CURE
+    HIDDEN = "hidden", Stage.ATTRIBUTE
+    ACCUMULATION = "accumulation", Stage.ATTRIBUTE
+    REPETITION = "repetition", Stage.ATTRIBUTE
+    TACTICS = "tactics", Stage.ATTRIBUTE
+    DIVERGENCE = "divergence", Stage.ATTRIBUTE
+    ALONE = "alone", Stage.ATTRIBUTE
+    MARKS = "marks", Stage.ATTRIBUTE
+    DECISION = "decision", Stage.ATTRIBUTE
+    STOPPED = "stopped", Stage.ATTRIBUTE
+    TYPED_MODEL = "typed model", Stage.HAND_OVER
+    REPEATED_NAMES = "repeated names", Stage.HAND_OVER
+    AUTOCAST = "autocast", Stage.HAND_OVER
+    REPRO = "repro", Stage.HAND_OVER
+    PINS = "pins", Stage.HAND_OVER
 
 
 class Recipe(StrEnum):
@@ -151,6 +159,11 @@ class Evidence:
     kind: EvidenceKind
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: EvidenceKind, text: str, **facts: Fact) -> Evidence:
+        """Evidence of the stage that its kind belongs to."""
+        return cls(kind.stage, kind, text, facts)
 
 
 class Mend(StrEnum):

@@ -9,7 +9,7 @@ from harness.search.journal import Journal
 from harness.search.predicate import Log, Predicate, Stop
 from harness.search.problem import Problem
 from harness.search.ranked import ranking
-from harness.search.session import BudgetSpent, Session, Unrepeatable
+from harness.search.session import BudgetSpent, GivenUp, Session, Unrepeatable
 from harness.search.splitting import Narrowed, prove_minimal
 from harness.search.strategy import narrow
 from harness.search.types import (
@@ -87,6 +87,7 @@ class _Search:
         self.minimal = False
         self.untested: frozenset[str] = frozenset()
         self.tally: Tally | None = None
+        self.given_up = False
 
     def run(self) -> Result:
         self.log.expect(len(self.problem.units))
@@ -98,7 +99,8 @@ class _Search:
                 self._check_repeats(*self.predicate.configurations(narrowed.kept))
             except BudgetSpent as spent:
                 self.log.note(str(spent))
-                return self._result(SearchVerdict.BUDGET)
+                self.given_up = isinstance(spent, GivenUp)
+                return self._result(spent.verdict)
             self._prove(narrowed)
             return self._result(SearchVerdict.FOUND)
         except Stop as stop:
@@ -214,4 +216,7 @@ class _Search:
             log=tuple(self.log.steps),
             tally=self.tally,
             replayed=self.session.replayed,
+            given_up=self.given_up,
+            unresolved=self.session.unresolved,
+            last_note=self.session.last_note,
         )

@@ -10,17 +10,26 @@ from collections.abc import Callable, Mapping
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.search.journal import Journal
 from harness.search.problem import Problem
-from harness.search.types import Budget, Evaluation, Oracle, Outcome, Tally
+from harness.search.types import Budget, Evaluation, Oracle, Outcome, SearchVerdict, Tally
 
 MOST_RECHECKED = 3
 """Contradictions that are evaluated again; an oracle that repeats itself so often is simply not monotone."""
 
 
+FEWEST = 12
+"""Evaluations before a search may be given up."""
+
+
 class BudgetSpent(Exception):
     """The budget does not allow another evaluation. It never leaves `search`."""
 
-    def __init__(self, reason: str = "the budget is spent") -> None:
-        super().__init__(reason)
+    verdict = SearchVerdict.BUDGET
+
+
+class GivenUp(BudgetSpent):
+    """More evaluations are unresolved than the budget allows. It never leaves `search`."""
+
+    verdict = SearchVerdict.UNRESOLVED
 
 
 class Unrepeatable(Exception):
@@ -85,6 +94,9 @@ class Session:
         self.replayed = 0
         self.seconds = 0.0
         self.contradictions = 0
+        self.unresolved = 0
+        self.last_note = ""
+        """Of the last evaluation that was unresolved."""
         self._seconds_anew = 0.0
         self._oracle = oracle
         self._budget = budget
@@ -147,11 +159,7 @@ class Session:
         )
 
     def _evaluate(self, treated: frozenset[str]) -> Evaluation:
-        limit, seconds = self._budget.evaluations, self._budget.seconds
-        if (limit is not None and self.evaluations >= limit) or (
-            seconds is not None and self._seconds_anew >= seconds
-        ):
-            raise BudgetSpent
+        self._check_budget()
         recorded = self._recorded.get(treated)
         replayed = bool(recorded)
         evaluation = recorded.popleft() if recorded else self._call(treated)
@@ -159,9 +167,22 @@ class Session:
         self.replayed += replayed
         self.seconds += evaluation.seconds or 0.0
         self._seconds_anew += 0.0 if replayed else evaluation.seconds or 0.0
+        if evaluation.outcome is Outcome.UNRESOLVED:
+            self.unresolved += 1
+            self.last_note = evaluation.note or self.last_note
         if self._on_evaluation is not None:
             self._on_evaluation(treated, evaluation, replayed)
         return evaluation
+
+    def _check_budget(self) -> None:
+        budget, spent = self._budget, "the budget is spent"
+        if budget.evaluations is not None and self.evaluations >= budget.evaluations:
+            raise BudgetSpent(spent)
+        if budget.seconds is not None and self._seconds_anew >= budget.seconds:
+            raise BudgetSpent(spent)
+        share = 1.0 if budget.unresolved is None else budget.unresolved
+        if self.evaluations >= FEWEST and self.unresolved > share * self.evaluations:
+            raise GivenUp(f"{self.unresolved} of {self.evaluations} evaluations could not be judged")
 
     def _call(self, treated: frozenset[str]) -> Evaluation:
         started = time.perf_counter()

@@ -96,10 +96,13 @@ class Budget:
     Args:
         evaluations: calls of the oracle, those that a resumed journal answers included.
         seconds: the sum over the evaluations that are made anew; those that a journal answers take none.
+        unresolved: the share of evaluations, of a dozen or more, that may be unresolved; with more the search is given
+            up, for it learns nothing.
     """
 
     evaluations: int | None = None
     seconds: float | None = None
+    unresolved: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("evaluations", self.evaluations), ("seconds", self.seconds)):
@@ -214,6 +217,9 @@ class Result:
         log: each evaluation and each conclusion.
         tally: the counts of the configuration that did not repeat itself, for the verdict `flaky`.
         replayed: how many evaluations came from the journal.
+        given_up: too many evaluations were unresolved for the search to go on.
+        unresolved: how many evaluations were.
+        last_note: what the last of them said.
     """
 
     verdict: SearchVerdict
@@ -228,6 +234,9 @@ class Result:
     log: tuple[Step, ...] = ()
     tally: Tally | None = None
     replayed: int = field(default=0, compare=False)
+    given_up: bool = False
+    unresolved: int = 0
+    last_note: str = ""
 
     @property
     def answered(self) -> bool:

@@ -18,6 +18,7 @@ from harness.backends import Assumed
 from harness.case import Tolerance
 from harness.comparison import GateResult
 from harness.diagnosis import (
+    Context,
     DiagnosisBudget,
     DiagnosisVerdict,
     Effects,
@@ -29,6 +30,7 @@ from harness.diagnosis import (
 )
 from harness.diagnosis.context import (
     JudgedEvaluation,
+    Seen,
     Spending,
     introduced_errors,
     make_bench,
@@ -42,14 +44,15 @@ from harness.diagnosis.stages import (
     Symptoms,
     check_gates,
     decide,
+    judge_builds,
     next_share,
     predict,
 )
-from harness.diagnosis.stages.repeats import _judge
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge import LayerResult, OutputResult
 from harness.model import load_model
 from harness.search import Evaluation, Outcome
+from harness.search import Options as SearchOptions
 from harness.tensors import Accumulate, Precision, from_json, to_json
 
 FP16 = Precision.FP16
@@ -134,7 +137,7 @@ def test_stages_refuse_what_they_cannot_work_with() -> None:
     with pytest.raises(UsageError, match="observe requires an engine"):
         observe(evaluator, gates.baseline)
     with pytest.raises(UsageError, match="requires an engine"):
-        cure_on_engine(evaluator, {}, [], {}, SearchSetup(), prove=True)
+        cure_on_engine(Seen(FP16, True), Context(sound), [], {}, SearchOptions(), name="", text="")
     faulty = subject(600.0)
     prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
     engine = Subject(faulty.bench, FP16, sound.candidate)
@@ -305,9 +308,9 @@ def test_a_tactic_that_failing_builds_chose_too_is_not_named() -> None:
     builds = [
         JudgedEvaluation(outcome, tactics=(("conv", conv), ("root", root))) for outcome, conv, root in chosen
     ]
-    found = _judge(builds)
-    assert (found.verdict, found.passes, found.fails) == (DiagnosisVerdict.TACTIC, 2, 1)
-    assert found.evidence[0].facts["differing"] == {"root": ["passes with x", "fails with y"]}
+    verdict, shown = judge_builds(builds)
+    assert (verdict, shown.facts["passes"], shown.facts["fails"]) == (DiagnosisVerdict.TACTIC, 2, 1)
+    assert shown.facts["differing"] == {"root": ["passes with x", "fails with y"]}
 
 
 def test_a_phase_may_spend_what_the_others_left() -> None:

@@ -63,9 +63,9 @@ def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
 
 def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
-    emulation, gates, steps = (
+    emulation, gates, cures = (
         sys.modules[f"harness.diagnosis.{name}"]
-        for name in ("context.emulation", "stages.gates", "steps.emulator")
+        for name in ("context.emulation", "stages.gates", "stages.cures.emulator")
     )
 
     class Slow(FakeEngine):
@@ -77,7 +77,7 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     for module, name in (
         (emulation, "_introduced_errors"),
         (gates, "check_stability"),
-        (steps, "cure_on_emulator"),
+        (cures, "cure_on_emulator"),
     ):
         work = getattr(module, name)
 

@@ -11,15 +11,15 @@ from benchmarks.faults.kinds import Kind
 from benchmarks.faults.planted import Spec
 from benchmarks.scale import process
 from harness.diagnosis.context import effects
-from harness.diagnosis.stages import cure
+from harness.diagnosis.stages.cures import emulator
 from harness.tensors import Precision
 
 
 def test_an_error_that_adds_up_in_a_large_model_takes_few_emulations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proved node by node the same model takes 236."""
-    for module in (effects, cure):
+    for module in (effects, emulator):
         monkeypatch.setattr(module, "LARGE", 300)
-    monkeypatch.setattr(cure, "MOST_SUSPECTS", 30)
+    monkeypatch.setattr(emulator, "MOST_SUSPECTS", 30)
     case = generate(Spec(Family.MLP, Kind.ACCUMULATED, 1, 500))
     answer = diagnose(case.model, [case.feeds], Precision.FP16)
     assert answer.verdict == "precision"

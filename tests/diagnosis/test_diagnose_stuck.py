@@ -27,9 +27,10 @@ from harness.diagnosis import (
 )
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import compiled_regions, make_bench, region_evidence, regions_around
-from harness.diagnosis.stages import FEWEST_BUILDS, SearchGivenUp, SearchWatch, block_hints, cure_with_casts
+from harness.diagnosis.stages import block_hints, cure_with_casts
 from harness.search import Evaluation as SearchEvaluation
-from harness.search import Outcome, Problem, Progress, Strategy
+from harness.search import Outcome
+from harness.search.session import FEWEST
 from harness.tensors import Precision
 from harness.worker.protocol import (
     TENSORRT_RTX,
@@ -226,9 +227,12 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
     units = [str(number) for number in range(8)]
     wanted = frozenset(units[start : start + needed])
     evaluator = SimpleNamespace(
-        subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
-        evaluate=lambda island, phase, key, thorough: SimpleNamespace(
-            trial=SearchEvaluation(Outcome.PASS if island >= wanted else Outcome.FAIL)
+        subject=SimpleNamespace(
+            ordered=lambda nodes: tuple(unit for unit in units if unit in nodes),
+            plan=lambda island, casts: Plan(Precision.FP16, islands=frozenset(island), casts=casts),
+        ),
+        evaluate=lambda plan, phase, key, thorough: SimpleNamespace(
+            trial=SearchEvaluation(Outcome.PASS if plan.islands >= wanted else Outcome.FAIL)
         ),
     )
     found = cure_with_casts(evaluator, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
@@ -366,32 +370,11 @@ def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path)
     diagnosis = kept(engine, tmp_path, resume=False)
     assert diagnosis.verdict is DiagnosisVerdict.UNRESOLVED
     assert diagnosis.exit_code == 4
-    assert FEWEST_BUILDS <= diagnosis.cost.builds <= 24
-    assert f"{FEWEST_BUILDS} of {FEWEST_BUILDS} engines could not be built; the last one" in diagnosis.summary
+    assert FEWEST <= diagnosis.cost.builds <= 24
+    assert f"{FEWEST} of {FEWEST} engines could not be built; the last one" in diagnosis.summary
     assert "no implementation" in diagnosis.summary
     assert "the search on the engine was given up" in texts(diagnosis)
     again = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
     resumed = kept(again, tmp_path, resume=True)
     assert resumed.summary == diagnosis.summary
     assert resumed.cost.builds == diagnosis.cost.builds + 1, "the emulator's island alone is tried again"
-
-
-def test_a_search_goes_on_while_half_of_it_can_be_judged() -> None:
-    problem = Problem(("a", "b"))
-
-    def hear(outcomes: str) -> SearchWatch:
-        watch = SearchWatch()
-        listen = watch.watching(problem, None)
-        for number, letter in enumerate(outcomes, start=1):
-            outcome = {"p": Outcome.PASS, "f": Outcome.FAIL, "u": Outcome.UNRESOLVED}[letter]
-            trial = SearchEvaluation(outcome, note=f"build {number}")
-            listen(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
-        return watch
-
-    assert hear("uuuuuuffffff").reason == ""
-    assert hear("u" * (FEWEST_BUILDS - 1)).reason == ""
-    with pytest.raises(SearchGivenUp):
-        hear("uuuuuuufffff")
-    with pytest.raises(SearchGivenUp):
-        hear("uuuuuuffffffu")
-    assert hear("pf").result(problem).best == ("a",)

@@ -1,11 +1,12 @@
-"""Oracles that do not repeat themselves, or are not monotone: what is evaluated again, and the verdict `flaky`."""
+"""Oracles that do not repeat themselves, are not monotone, or can judge too little: what becomes of their searches."""
 
 from __future__ import annotations
 
 import pytest
 from search_oracles import Units, held, names
 
-from harness.search import Evaluation, Options, Outcome, Problem, Result, SearchVerdict, search
+from harness.search import Budget, Evaluation, Options, Outcome, Problem, Result, SearchVerdict, search
+from harness.search.session import FEWEST, GivenUp, Session
 
 P, F = Outcome.PASS, Outcome.FAIL
 
@@ -66,3 +67,37 @@ def test_a_contradiction_that_repeats_itself_is_reported_and_not_called_flaky():
     )
     assert result.verdict is SearchVerdict.FOUND
     assert held(result)["monotone"] is False
+
+
+def ask(outcomes: str) -> Session:
+    """A session that allows half of its evaluations to be unresolved, after these and one more."""
+    words = {"p": P, "f": F, "u": Outcome.UNRESOLVED}
+    left = iter([*outcomes, "f"])
+    problem, budget = Problem(names(20)), Budget(unresolved=0.5)
+    session = Session(problem, lambda treated: Evaluation(words[next(left)], note="no engine"), budget=budget)
+    for unit in problem.units[: len(outcomes) + 1]:
+        session.evaluation(frozenset([unit]))
+    return session
+
+
+def test_a_search_goes_on_while_half_of_it_can_be_judged():
+    assert ask("uuuuuuffffff").unresolved == 6
+    assert ask("u" * (FEWEST - 1)).last_note == "no engine"
+    for outcomes in ("uuuuuuufffff", "uuuuuuffffffu"):
+        with pytest.raises(GivenUp, match=r"7 of 1[23] evaluations could not be judged"):
+            ask(outcomes)
+
+
+def test_a_search_that_is_given_up_says_how_little_it_could_judge_and_the_best_it_has_seen():
+    units = names(40)
+
+    def oracle(treated: Units) -> Evaluation:
+        if not treated or treated == frozenset(units):
+            return Evaluation(P if treated else F)
+        return Evaluation(Outcome.UNRESOLVED, note=f"{len(treated)} units: no engine")
+
+    result = search(Problem(units), oracle, budget=Budget(unresolved=0.5))
+    assert (result.verdict, result.given_up, result.evaluations) == (SearchVerdict.UNRESOLVED, True, FEWEST)
+    assert (result.unresolved, result.best) == (FEWEST - 2, units)
+    assert result.last_note.endswith("no engine")
+    assert not search(Problem(units), oracle, budget=Budget(evaluations=30)).given_up

@@ -40,6 +40,7 @@ from .obedience import obeyed_by_numbers as obeyed_by_numbers
 from .parts import FailingPart as FailingPart
 from .parts import Part as Part
 from .parts import cut as cut
+from .parts import tensor_gates as tensor_gates
 from .parts import tensors_of as tensors_of
 from .seen import Accumulation as Accumulation
 from .seen import Cure as Cure
@@ -51,10 +52,8 @@ from .seen import GateCheck as GateCheck
 from .seen import Handover as Handover
 from .seen import HiddenSearch as HiddenSearch
 from .seen import Prediction as Prediction
-from .seen import Repetition as Repetition
 from .seen import Seen as Seen
 from .seen import SeparationSearch as SeparationSearch
-from .seen import TacticSearch as TacticSearch
 from .seen import Unseen as Unseen
 from .subject import DECIDED_ANYWAY as DECIDED_ANYWAY
 from .subject import MEMORY_BUDGET as MEMORY_BUDGET

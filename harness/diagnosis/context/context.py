@@ -23,7 +23,6 @@ from harness.judge import LayerResult, OutputResult
 MOST_NAMED = 8
 """Larger sets of nodes are not named to whoever follows progress."""
 
-
 Cured = tuple[tuple[OutputResult, ...], bool, tuple[LayerResult, ...]]
 """Outputs of the emulator with a cure, whether they pass, and its layers, if they were measured."""
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.diagnosis.results import Evidence, EvidenceKind
 from harness.model import Model
 from harness.text import names, shorten
 from harness.worker.protocol import TENSORRT_RTX, EngineFacts, LayerInfo
@@ -108,7 +108,7 @@ def region_evidence(regions: Collection[str], release: str | None) -> Evidence:
         f"the island lies in {listed}, which {version} compiles as a whole: this release does not obey precisions "
         f"inside, and does not report whether the island stayed in FP32; {REMEDY}"
     )
-    return Evidence(Stage.CURE, EvidenceKind.REGIONS, text, {"regions": tuple(regions)})
+    return Evidence.of(EvidenceKind.REGIONS, text, regions=tuple(regions))
 
 
 def _within(layer: LayerInfo, nodes: Sequence[str], model: Model) -> tuple[str, ...]:

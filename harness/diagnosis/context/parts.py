@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.comparison import GateResult, check, compare, gates_for
 from harness.diagnosis.context.subject import Subject
 from harness.model import Model, extract
-from harness.tensors import dtype_of
+from harness.tensors import Precision, dtype_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,46 @@ def tensors_of(subject: Subject, nodes: Sequence[str], sample: int) -> dict[str,
     infos = [model.node(name) for name in nodes]
     wanted = dict.fromkeys(name for info in infos for name in (*info.inputs, *info.outputs) if name in data)
     return bench.reference.run(bench.feeds[sample], list(wanted))
+
+
+def tensor_gates(
+    subject: Subject,
+    name: str,
+    value: np.ndarray,
+    reference: np.ndarray,
+    precision: Precision,
+    *,
+    emulated: np.ndarray | None = None,
+    is_output: bool = False,
+) -> tuple[GateResult, ...]:
+    """What the gates of one tensor say of it when it is computed apart from the rest of the model.
+
+    Args:
+        subject: the whole.
+        name: name of the tensor.
+        value: as it was computed.
+        reference: as the reference has it.
+        precision: whose gates hold.
+        emulated: the emulator's, which an engine is judged beside; None judges by absolute bounds.
+        is_output: hold it to the gates of an output.
+    """
+    dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
+    metrics = compare(np.asarray(value), reference, dtype=dtype)
+    node = subject.model.producer(name)
+    gates = gates_for(
+        subject.bench.case.tolerances,
+        precision=precision,
+        tensor=name,
+        node=node.name if node else None,
+        is_output=is_output,
+        metrics_of_emulator=None
+        if emulated is None
+        else compare(np.asarray(emulated), reference, dtype=dtype),
+        reference_rms=metrics.reference_rms,
+        # Between nodes, one index more or less may not matter.
+        exact=is_output and reference.dtype.kind in "biu",
+    )
+    return check(metrics, gates)
 
 
 def _run_time(model: Model) -> set[str]:

@@ -5,7 +5,7 @@ A stage gets the `Seen` of those before it and returns a new one. Nothing is cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -26,7 +26,7 @@ from harness.diagnosis.results import (
 )
 from harness.judge import HiddenFault, LayerResult, OutputResult, OwnRoundings, Region, ShapeResult
 from harness.search import Evaluation, Outcome, Result, SearchVerdict
-from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
+from harness.tactics import TacticRecord, TacticSearchResult
 from harness.tensors import Precision
 
 Layers = tuple[LayerResult, ...]
@@ -97,6 +97,11 @@ class Prediction:
     def introduced(self) -> dict[str, float]:
         """By node, the nrmse that it introduces."""
         return introduced_by_node(self.layers) if self.errors is None else dict(self.errors)
+
+    @property
+    def key(self) -> Hashable:
+        """What a search for a cure depends on."""
+        return self.failing_sample, *self.introduced.items()
 
     @property
     def origins(self) -> Layers:
@@ -178,56 +183,10 @@ class SeparationSearch:
     Args:
         separations: the tensors whose marks cure together; empty if none were found.
         minimal: each of the marks was seen to be needed.
-        verdict: how the search ended.
-        evidence: what was shown.
     """
 
     separations: tuple[Separation, ...]
     minimal: bool
-    verdict: SearchVerdict
-    evidence: tuple[Evidence, ...]
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """What came of repeating the unobserved engine.
-
-    Args:
-        verdict: `nondeterministic` or `tactic`; None if every repetition failed like the first.
-        passes: how many builds passed.
-        fails: how many builds failed.
-        evidence: what was shown.
-        rebuilt: whether engines were built again; False where one engine differs from run to run.
-    """
-
-    verdict: DiagnosisVerdict | None
-    passes: int
-    fails: int
-    evidence: tuple[Evidence, ...]
-    rebuilt: bool = True
-
-
-@dataclass(frozen=True)
-class TacticSearch:
-    """What came of building with other tactics.
-
-    Args:
-        findings: of the search; None if the candidate reports no tactics.
-        evidence: what was shown.
-    """
-
-    findings: TacticSearchResult | None = None
-    evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def found(self) -> bool:
-        """Whether a culprit was named and proved."""
-        return self.findings is not None and self.findings.verdict is TacticVerdict.FOUND
-
-    @property
-    def unproved(self) -> bool:
-        """Whether outcomes differed, and forced choices did not bring them back."""
-        return self.findings is not None and self.findings.verdict is TacticVerdict.NOT_REPRODUCIBLE
 
 
 @dataclass(frozen=True)
@@ -277,14 +236,10 @@ class Divergence:
     Args:
         nodes: the nodes where it does, in topological order; empty if that could not be found.
         culprits: those of them that are wrong alone, too.
-        observed: the observed FP32 engine; None if there was none.
-        evidence: what was shown.
     """
 
     nodes: tuple[str, ...] = ()
     culprits: tuple[str, ...] = ()
-    observed: EngineObservation | None = None
-    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -403,8 +358,8 @@ class Seen:
         price: what the island costs in latency.
         strict: the unobserved engine in FP32 without TF32; where it computes in TF32 all the same, it passes if it errs
             no more than the emulated TF32.
-        repetition: the unobserved engine, run and built again.
-        tactics: the tactics that decide, as far as that was searched.
+        rebuilt: whether the unobserved engine was built again; False where it differs from run to run.
+        tactics: the search for the tactics that decide; None if the candidate reports none.
         unstable: `tactic` or `nondeterministic`, if repetitions differ.
         accumulation: what FP16 accumulation adds, where the emulator passes.
         divergence: where an FP32 engine first differs.
@@ -431,8 +386,8 @@ class Seen:
     cure: Cure | None = None
     price: Price | None = None
     strict: JudgedEvaluation | None = None
-    repetition: Repetition | None = None
-    tactics: TacticSearch | None = None
+    rebuilt: bool | None = None
+    tactics: TacticSearchResult | None = None
     unstable: DiagnosisVerdict | None = None
     accumulation: Accumulation | None = None
     divergence: Divergence | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,26 +89,30 @@ class Subject:
         """The nodes that the precision lowers, in topological order."""
         return self.bench.emulator.units(self.precision)
 
+    def ordered(self, nodes: Collection[str]) -> tuple[str, ...]:
+        """Those of `nodes` that the precision lowers, in topological order."""
+        return tuple(name for name in self.units if name in nodes)
+
     def plan(
         self,
-        islands: frozenset[str] = frozenset(),
+        island: Iterable[str] = (),
         *,
         precision: Precision | None = None,
         observation: Observation = Observation.NONE,
-        marks: frozenset[str] = frozenset(),
+        marks: Iterable[str] = (),
         build: BuildOptions | None = None,
         casts: bool = False,
-        fp32_sums: frozenset[str] = frozenset(),
+        fp32_sums: Iterable[str] = (),
     ) -> Plan:
         """An evaluation of this case; by default the one that a user would deploy."""
         return Plan(
             precision or self.precision,
-            islands=islands,
+            islands=frozenset(island),
             observation=observation,
-            marks=marks,
+            marks=frozenset(marks),
             build=build or self.bench.case.build,
             casts=casts,
-            fp32_sums=fp32_sums,
+            fp32_sums=frozenset(fp32_sums),
         )
 
     def judge(
@@ -163,8 +167,8 @@ class Subject:
 
     def fused_away(self, nodes: Collection[str]) -> str:
         """That the engine has left out the Casts around `nodes`, in words."""
-        ordered = [name for name in self.units if name in nodes]
-        return f"{self.product or TENSORRT} {self.release} fused the Casts around {names(ordered)} away"
+        engine = f"{self.product or TENSORRT} {self.release}"
+        return f"{engine} fused the Casts around {names(self.ordered(nodes))} away"
 
     def emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""

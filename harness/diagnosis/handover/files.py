@@ -53,7 +53,6 @@ from harness.diagnosis.results import (
     DiagnosisVerdict,
     Evidence,
     EvidenceKind,
-    Fact,
     Recipe,
     Repro,
     ReproOutput,
@@ -71,7 +70,7 @@ from harness.worker.protocol import Profile
 PHASE = "repro"
 TYPED = "typed.onnx"
 MOST_ENGINE_PARTS = 3
-WITH_REPRO = frozenset(
+WITH_repeated_evidenceRO = frozenset(
     {DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVerdict.CONVERSION, DiagnosisVerdict.FUSION}
 )
 
@@ -145,10 +144,6 @@ def _release(subject: Subject, typing: str | None) -> ReleaseInUse:
     return ReleaseInUse(subject.product, subject.release, typing)
 
 
-def _evidence(kind: EvidenceKind, text: str, **facts: Fact) -> Evidence:
-    return Evidence(Stage.HAND_OVER, kind, text, facts)
-
-
 def _write_pins(
     context: Context, record: TacticRecord, folder: Path, evidence: list[Evidence]
 ) -> dict[Recipe, str]:
@@ -162,7 +157,7 @@ def _write_pins(
             context.evaluator.charge("pins", int(made is not None))
             cache = None if made is None else made[0]
     except (CandidateError, BudgetExhaustedError) as error:
-        evidence.append(_evidence(EvidenceKind.PINS, f"there is no timing cache beside the pins: {error}"))
+        evidence.append(Evidence.of(EvidenceKind.PINS, f"there is no timing cache beside the pins: {error}"))
     path = export_pins(record, folder, model=subject.model, cache=cache)
     model = folder / "model.onnx"
     onnx_file = model if model.exists() else subject.model.path or "MODEL.onnx"
@@ -189,7 +184,7 @@ def _autocast_evidence(subject: Subject, found: Findings) -> tuple[Evidence, ...
     if not _can_be_typed(subject, found) or found.fp32_sums:
         return ()
     obstacle = autocast_obstacle(subject.model, subject.precision, found.island)
-    return (_evidence(EvidenceKind.AUTOCAST, f"AutoCast does not apply: {obstacle}"),) if obstacle else ()
+    return (Evidence.of(EvidenceKind.AUTOCAST, f"AutoCast does not apply: {obstacle}"),) if obstacle else ()
 
 
 def _shapes(subject: Subject) -> dict[str, Profile]:
@@ -251,7 +246,7 @@ def _repeated_evidence(repeated: Sequence[str]) -> Evidence:
         f"more than one node of the model is named {' or '.join(repeated)}: TensorRT gives that name to one layer, and "
         "trtexec and polygraphy may miss the others; give each of them a name of its own"
     )
-    return _evidence(EvidenceKind.REPEATED_NAMES, text, repeated_names=list(repeated))
+    return Evidence.of(EvidenceKind.REPEATED_NAMES, text, repeated_names=list(repeated))
 
 
 def _try_typed(subject: Subject, graph: Model) -> Evidence:
@@ -268,13 +263,13 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
                 decided = name not in subject.undecided
                 worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse if decided else 0.0)
     except HarnessError as error:
-        return _evidence(
+        return Evidence.of(
             EvidenceKind.TYPED_MODEL, f"ONNX Runtime does not run the typed model: {error}", runs=False
         )
     finally:
         runner.close()
     text = f"the typed model runs in ONNX Runtime, with an error of {magnitude(worst)} (nrmse)"
-    return _evidence(EvidenceKind.TYPED_MODEL, text, runs=True, nrmse=worst)
+    return Evidence.of(EvidenceKind.TYPED_MODEL, text, runs=True, nrmse=worst)
 
 
 Finish = Callable[[], tuple[Repro | None, tuple[Evidence, ...]]]
@@ -283,7 +278,7 @@ Finish = Callable[[], tuple[Repro | None, tuple[Evidence, ...]]]
 
 def _begin_repro(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
     """Cut out the repro, where there can be one, and run it; the diagnosis stands without, whatever goes wrong."""
-    if found.verdict not in WITH_REPRO or not (found.culprits or found.origins):
+    if found.verdict not in WITH_repeated_evidenceRO or not (found.culprits or found.origins):
         return lambda: (None, ())
     context.report(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
     try:
@@ -302,7 +297,7 @@ def _begin_repro(context: Context, found: Findings, summary: str, folder: Path, 
 
 def _without_repro(error: Exception) -> tuple[None, tuple[Evidence, ...]]:
     reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-    return None, (_evidence(EvidenceKind.REPRO, f"there is no repro: {reason}"),)
+    return None, (Evidence.of(EvidenceKind.REPRO, f"there is no repro: {reason}"),)
 
 
 def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
@@ -320,7 +315,7 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
         shrunk = None if fails is None else shrink(subject, core, sample, fails, most=MOST_ENGINE_PARTS)
     if shrunk is None:
         text = "no part of the model was seen to fail by itself: there is no repro"
-        return lambda: (None, (_evidence(EvidenceKind.REPRO, text, core=list(core)),))
+        return lambda: (None, (Evidence.of(EvidenceKind.REPRO, text, core=list(core)),))
     signature = _signature(subject, shrunk.part, precision) if emulated else {}
     limits = nrmse_limits(subject, shrunk.part, precision)
     sums = part_emulator(subject, shrunk.part).arithmetic(precision, shrunk.part.feeds)
@@ -332,7 +327,7 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
         text = f"the repro has {plural(repro.nodes, 'node')}; {repro.note}"
         signed = to_json(repro.signature)
         return repro, (
-            _evidence(
+            Evidence.of(
                 EvidenceKind.REPRO,
                 text,
                 nodes=list(shrunk.nodes),
@@ -348,7 +343,8 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
 def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> FailingPart | None:
     """The smallest part around `core` that fails on the emulator; None if none does."""
     subject = context.subject
-    return context.shrunk.of((core, sample), lambda: shrink(subject, core, sample, fails_emulated(subject)))
+    fails = fails_emulated(subject)
+    return context.shrunk.of((core, sample), lambda: shrink(subject, core, sample, fails))
 
 
 def core_of(subject: Subject, found: Findings) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from harness.backends import Assumed, Emulator
-from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult, check, compare, gates_for
-from harness.diagnosis.context import FailingPart, Part, Subject, cut, tensors_of
+from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult
+from harness.diagnosis.context import FailingPart, Part, Subject, cut, tensor_gates, tensors_of
 from harness.errors import CandidateError, ModelError
 from harness.tensors import Precision
 
@@ -116,8 +116,9 @@ def fails_emulated(subject: Subject) -> Fails:
 def holds(subject: Subject, values: Mapping[str, np.ndarray], part: Part, precision: Precision) -> bool:
     """Whether the outputs of a part pass the gates of intermediate tensors, as the emulator must."""
     return all(
-        all(gate.passed for gate in _gates(subject, name, values[name], reference, precision))
+        gate.passed
         for name, reference in part.expected.items()
+        for gate in _gates(subject, name, values[name], reference, precision)
     )
 
 
@@ -141,18 +142,5 @@ def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str
 def _gates(
     subject: Subject, name: str, value: np.ndarray, reference: np.ndarray, precision: Precision
 ) -> tuple[GateResult, ...]:
-    dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
-    metrics = compare(np.asarray(value), reference, dtype=dtype)
-    node = subject.model.producer(name)
     is_output = any(info.name == name for info in subject.model.outputs)
-    gates = gates_for(
-        subject.bench.case.tolerances,
-        precision=precision,
-        tensor=name,
-        node=node.name if node else None,
-        is_output=is_output,
-        reference_rms=metrics.reference_rms,
-        exact=is_output
-        and reference.dtype.kind in "biu",  # between nodes, one index more or less may not matter
-    )
-    return check(metrics, gates)
+    return tensor_gates(subject, name, value, reference, precision, is_output=is_output)

@@ -17,14 +17,17 @@ import numpy as np
 
 from harness.comparison import DEFAULT_GATES
 from harness.diagnosis.context import (
+    GATES_PHASE,
     Accumulation,
+    Context,
     JudgedEvaluation,
     Prediction,
+    Seen,
     Subject,
     badness,
     introduced_errors,
 )
-from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.judge import OutputResult
 from harness.search import Outcome
 from harness.tensors import Accumulate, Precision
@@ -39,6 +42,26 @@ CLOSE = 1.5
 
 MATTERS = 0.5
 """A product is named if it introduces at least this share of what the worst one does."""
+
+
+def build_fp32(seen: Seen, context: Context) -> Seen:
+    """FP32 without TF32 on the unobserved engine: one build, unless that is what failed."""
+    context.report(Stage.GATES, "build in FP32")
+    build = context.subject.bench.case.build
+    if seen.precision is Precision.FP32 and not build.tf32:
+        strict = seen.baseline
+    else:
+        plan = context.subject.plan(precision=Precision.FP32, build=build.model_copy(update={"tf32": False}))
+        strict = context.evaluator.evaluate(plan, phase=GATES_PHASE, key="strict", thorough=True)
+    word = {Outcome.PASS: "passes", Outcome.FAIL: "fails"}.get(strict.outcome, "cannot be built")
+    text = f"in FP32 without TF32 the unobserved engine {word}"
+    if strict.in_tf32 and strict.outcome is Outcome.FAIL:
+        strict, text = held_to_tf32(context.subject, strict)
+    known = dict(seen.known)
+    if strict.passed:
+        known[frozenset(context.subject.units)] = strict.trial
+    shown = Evidence.of(EvidenceKind.FP32, text, outcome=strict.outcome)
+    return replace(seen, strict=strict, known=known).adding(shown)
 
 
 def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEvaluation, str]:
@@ -73,6 +96,15 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
 
 def _missing(subject: Subject, sample: int, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: "it was not computed" for name in subject.bench.expected[sample] if name not in tensors}
+
+
+def estimate_sums(seen: Seen, context: Context) -> Seen:
+    """The emulator adds up in FP32: does the engine err because it adds up in FP16?"""
+    context.report(Stage.ATTRIBUTE, "estimate what FP16 accumulation adds")
+    found = estimate_accumulation(context.subject, seen.predicted, seen.baseline)
+    if found is None:
+        return seen
+    return replace(seen, accumulation=found).adding(_accumulation_evidence(found))
 
 
 def estimate_accumulation(
@@ -112,7 +144,7 @@ def estimate_accumulation(
     )
 
 
-def accumulation_evidence(found: Accumulation) -> Evidence:
+def _accumulation_evidence(found: Accumulation) -> Evidence:
     """What the estimate came to."""
     word = "explains" if found.explains else "does not explain"
     if found.overflows:
@@ -123,13 +155,14 @@ def accumulation_evidence(found: Accumulation) -> Evidence:
             f"{magnitude(found.seen)} and the emulator {magnitude(found.emulated)}"
         )
     text = f"that FP16 products accumulate in FP16 {word} the engine: {how}"
-    facts: dict[str, Fact] = {
-        "explains": found.explains,
-        "estimated": found.estimated,
-        "seen": found.seen,
-        "products": list(found.nodes),
-    }
-    return Evidence(Stage.ATTRIBUTE, EvidenceKind.ACCUMULATION, text, facts)
+    return Evidence.of(
+        EvidenceKind.ACCUMULATION,
+        text,
+        explains=found.explains,
+        estimated=found.estimated,
+        seen=found.seen,
+        products=list(found.nodes),
+    )
 
 
 def _explains(seen: OutputResult, estimated: OutputResult, overflows: bool) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.diagnosis.context import Divergence, Effects, Findings, Seen, Subject
+from harness.diagnosis.context import Context, Cure, Divergence, Effects, Findings, Seen, Subject
 from harness.diagnosis.explain import (
     accumulated_in_fp16,
     added_up_in_fp16,
@@ -24,8 +24,10 @@ from harness.diagnosis.results import (
     Stage,
 )
 from harness.diagnosis.stages.priors import error_of
+from harness.diagnosis.stages.reference import explain_reference
 from harness.diagnosis.stages.tactics import why_wrong
-from harness.search import Outcome
+from harness.search import Outcome, SearchVerdict
+from harness.tactics import TacticVerdict
 from harness.tensors import Precision
 from harness.text import names
 
@@ -58,46 +60,139 @@ class Symptoms:
     accumulates: bool | None = None
 
 
+def attribute(seen: Seen, context: Context) -> Seen:
+    """From what was shown to the kind of fault, its culprits and its origins."""
+    gates = seen.gates
+    if gates is None:
+        found, evidence = Findings(DiagnosisVerdict.UNRESOLVED), tuple[Evidence, ...]()
+    elif gates.verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
+        found, evidence = explain_reference(context.subject, gates)
+    elif gates.verdict is not None or seen.prediction is None:
+        found, evidence = Findings(gates.verdict or DiagnosisVerdict.UNRESOLVED), ()
+    elif seen.emulated:
+        found, evidence = _conclude_on_emulator(seen, context)
+    else:
+        context.report(Stage.ATTRIBUTE, "put together what was shown")
+        effects = context.effects(seen.prediction.failing_sample)
+        found, evidence = conclude(seen, context.subject, effects)
+    return replace(seen, findings=found).adding(*evidence)
+
+
+def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple[Evidence, ...]]:
+    subject, prediction, cure = context.subject, seen.predicted, seen.cure or Cure()
+    if seen.cured_by_sums:
+        return conclude(seen, subject, context.effects(prediction.failing_sample))
+    if not cure.found:
+        starts = [layer.node for layer in prediction.origins]
+        flaky = cure.verdict is SearchVerdict.FLAKY
+        verdict = SearchVerdict.BUDGET if seen.stopped else cure.verdict
+        found = Findings(
+            DiagnosisVerdict.NONDETERMINISTIC if flaky else DiagnosisVerdict.UNRESOLVED,
+            origins=explain_nodes(subject, prediction, starts),
+            suspects=cure.best or tuple(starts),
+            cure=cure,
+        )
+        text = _UNANSWERED.get(verdict, _UNJUDGED) if verdict is not None else _UNJUDGED
+        return found, (Evidence.of(EvidenceKind.DECISION, text),)
+    context.report(Stage.ATTRIBUTE, "explain where it starts", suspected=cure.island)
+    verdict_of, reason = decide(Symptoms(subject.precision, emulator_fails=True, island_cures=True))
+    effects = context.effects(prediction.failing_sample)
+    faults = () if seen.unseen is None else seen.unseen.faults
+    found = Findings(
+        verdict_of,
+        culprits=cure.island,
+        island=cure.island,
+        confirmed=True,
+        minimal_on=None if cure.minimal_on is None else CANDIDATE,  # the emulator is the candidate here
+        origins=find_origins_of(subject, prediction, faults or cure.island, effects),
+        cure=cure,
+    )
+    return found, (reason,)
+
+
+_UNJUDGED = "the search could not judge what it had to"
+
+
+_UNANSWERED = {
+    SearchVerdict.BUDGET: "the budget was spent before the search ended",
+    SearchVerdict.LOST: "the fault stays with every node in FP32: the gates ask for more than FP32 gives",
+    SearchVerdict.FLAKY: "the same evaluation does not give the same outcome twice",
+}
+
+
 def decide(symptoms: Symptoms) -> tuple[DiagnosisVerdict, Evidence]:
     """The verdict, and the reason for it."""
-    verdict, text = _row(symptoms)
-    facts = {name: getattr(symptoms, name) for name in vars(symptoms) if getattr(symptoms, name) is not None}
-    return verdict, Evidence(Stage.ATTRIBUTE, EvidenceKind.DECISION, text, facts)
+    verdict, text = next((verdict, text) for fits, verdict, text in _TABLE if fits(symptoms))
+    facts = {name: value for name, value in vars(symptoms).items() if value is not None}
+    return verdict, Evidence.of(EvidenceKind.DECISION, text, **facts)
 
 
-def _row(shown: Symptoms) -> tuple[DiagnosisVerdict, str]:
-    if shown.repeats is DiagnosisVerdict.TACTIC:
-        return DiagnosisVerdict.TACTIC, "the outcome changes with the tactics, and with nothing else"
-    if shown.repeats is not None:
-        return DiagnosisVerdict.NONDETERMINISTIC, "the same network does not give the same outcome twice"
-    if shown.strict_passes is False:
-        beyond = "it is wrong in FP32 already, by more than TF32 explains"
-        return (
-            DiagnosisVerdict.CONVERSION,
-            beyond if shown.in_tf32 else "it is wrong in FP32 without TF32 already",
-        )
-    if shown.strict_passes and shown.in_tf32 and shown.precision in (Precision.FP32, Precision.TF32):
-        return DiagnosisVerdict.TF32, "it errs no more than the emulated TF32, and computes FP32 in TF32"
-    if shown.strict_passes and shown.precision in (Precision.FP32, Precision.TF32):
-        return DiagnosisVerdict.TF32, "it is right in FP32 without TF32"
-    if shown.precision is Precision.TF32 and shown.emulator_fails and shown.island_cures:
-        return DiagnosisVerdict.TF32, "rounding the operands of products to TF32 is enough to break it"
-    if shown.accumulates:
-        return DiagnosisVerdict.PRECISION, "that FP16 products accumulate in FP16 is enough to break it"
-    if shown.observed_passes and shown.marks_cure:
-        return DiagnosisVerdict.FUSION, "at the same precision it is right when the layers are kept apart"
-    without_fusion = shown.emulator_fails or shown.observed_passes is False
-    if shown.island_cures and without_fusion:
-        where = (
-            "on the emulator, which fuses nothing" if shown.emulator_fails else "when every tensor is kept"
-        )
-        return DiagnosisVerdict.PRECISION, f"FP32 at a few nodes cures it, and it fails {where}"
-    if shown.island_cures:
-        return (
-            DiagnosisVerdict.UNRESOLVED,
-            "FP32 at a few nodes cures it, but whether by precision or by fusion was not shown",
-        )
-    return DiagnosisVerdict.UNRESOLVED, "nothing that was tried cures it"
+_FP32 = (Precision.FP32, Precision.TF32)
+_V = DiagnosisVerdict
+_TABLE: tuple[tuple[Callable[[Symptoms], object], DiagnosisVerdict, str], ...] = (
+    (
+        lambda shown: shown.repeats is _V.TACTIC,
+        _V.TACTIC,
+        "the outcome changes with the tactics, and with nothing else",
+    ),
+    (
+        lambda shown: shown.repeats is not None,
+        _V.NONDETERMINISTIC,
+        "the same network does not give the same outcome twice",
+    ),
+    (
+        lambda shown: shown.strict_passes is False and shown.in_tf32,
+        _V.CONVERSION,
+        "it is wrong in FP32 already, by more than TF32 explains",
+    ),
+    (
+        lambda shown: shown.strict_passes is False,
+        _V.CONVERSION,
+        "it is wrong in FP32 without TF32 already",
+    ),
+    (
+        lambda shown: shown.strict_passes and shown.in_tf32 and shown.precision in _FP32,
+        _V.TF32,
+        "it errs no more than the emulated TF32, and computes FP32 in TF32",
+    ),
+    (
+        lambda shown: shown.strict_passes and shown.precision in _FP32,
+        _V.TF32,
+        "it is right in FP32 without TF32",
+    ),
+    (
+        lambda shown: shown.precision is Precision.TF32 and shown.emulator_fails and shown.island_cures,
+        _V.TF32,
+        "rounding the operands of products to TF32 is enough to break it",
+    ),
+    (
+        lambda shown: shown.accumulates,
+        _V.PRECISION,
+        "that FP16 products accumulate in FP16 is enough to break it",
+    ),
+    (
+        lambda shown: shown.observed_passes and shown.marks_cure,
+        _V.FUSION,
+        "at the same precision it is right when the layers are kept apart",
+    ),
+    (
+        lambda shown: shown.island_cures and shown.emulator_fails,
+        _V.PRECISION,
+        "FP32 at a few nodes cures it, and it fails on the emulator, which fuses nothing",
+    ),
+    (
+        lambda shown: shown.island_cures and shown.observed_passes is False,
+        _V.PRECISION,
+        "FP32 at a few nodes cures it, and it fails when every tensor is kept",
+    ),
+    (
+        lambda shown: shown.island_cures,
+        _V.UNRESOLVED,
+        "FP32 at a few nodes cures it, but whether by precision or by fusion was not shown",
+    ),
+    (lambda shown: True, _V.UNRESOLVED, "nothing that was tried cures it"),
+)
+"""What symptoms mean: the first row that fits decides."""
 
 
 def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, tuple[Evidence, ...]]:
@@ -121,23 +216,20 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
     )
     found = Findings(verdict, separations=separations, fp32_as=seen.strict_as)
     conclusion = _Conclusion(seen, subject, effects)
-    if verdict is DiagnosisVerdict.CONVERSION:
-        found = conclusion.conversion(found)
-    elif verdict is DiagnosisVerdict.TF32:
-        found = conclusion.tf32(found)
-    elif verdict is DiagnosisVerdict.FUSION:
-        found = conclusion.fusion(found)
-    elif verdict is DiagnosisVerdict.TACTIC:
-        found = conclusion.tactic(found)
-    elif seen.cured_by_sums and verdict is DiagnosisVerdict.PRECISION:
-        found = conclusion.fp32_sums(found)
-    elif seen.accumulates and verdict is DiagnosisVerdict.PRECISION:
-        found = conclusion.accumulation(found)
-    elif verdict is not DiagnosisVerdict.NONDETERMINISTIC:
-        found = conclusion.island(found)
-        if conclusion.elsewhere(found):
-            return conclusion.explain_elsewhere(found), (reason, conclusion.elsewhere_evidence(found))
-    return found, (reason,)
+    if verdict is _V.PRECISION and seen.cured_by_sums:
+        return conclusion.fp32_sums(found), (reason,)
+    if verdict is _V.PRECISION and seen.accumulates:
+        return conclusion.accumulation(found), (reason,)
+    if verdict in (_V.PRECISION, _V.UNRESOLVED):
+        found, elsewhere = conclusion.island(found)
+        return found, (reason, *elsewhere)
+    conclusions = {
+        _V.CONVERSION: conclusion.conversion,
+        _V.TF32: conclusion.tf32,
+        _V.FUSION: conclusion.fusion,
+        _V.TACTIC: conclusion.tactic,
+    }
+    return conclusions[verdict](found) if verdict in conclusions else found, (reason,)
 
 
 _PASSES = {Outcome.PASS: True, Outcome.FAIL: False}
@@ -151,20 +243,38 @@ class _Conclusion:
     subject: Subject
     effects: Effects
 
-    def island(self, found: Findings) -> Findings:
-        """With the island that cures; without one, with what is suspected."""
-        cure = self.seen.cure
+    def island(self, found: Findings) -> tuple[Findings, tuple[Evidence, ...]]:
+        """With the island that cures; without one, with what is suspected.
+
+        Where it holds nothing of where the error starts, the engine is built otherwise, and the emulator's origins
+        stand. Seen on an H200 with TensorRT 8.6.0: attention logits overflow in FP16 although their product and scale
+        are kept in FP32, inside of one fused region; FP32 at three other nodes of that region cures.
+        """
+        seen, cure = self.seen, self.seen.cure
         if cure is None or not cure.found:
             best = cure.best if cure is not None else None
-            return replace(found, origins=self._explained(), suspects=best or self.seen.starts, cure=cure)
-        return replace(
+            return replace(found, origins=self._explained(), suspects=best or seen.starts, cure=cure), ()
+        found = replace(
             found,
             culprits=cure.island,
             island=cure.island,
             confirmed=True,
             minimal_on=cure.minimal_on,
-            origins=self._origins_of(cure.island),
             cure=cure,
+        )
+        prior = seen.prior
+        if not (
+            cure.island and seen.behind and prior is not None and set(cure.island).isdisjoint(prior.island)
+        ):
+            return replace(found, origins=self._origins_of(cure.island)), ()
+        text = (
+            f"with {names(prior.island)} kept in FP32, where the emulator says that the error starts, the engine still "
+            f"fails; FP32 at {names(cure.island)} cures it, because it changes how the engine is built"
+        )
+        facts = {"tried": list(prior.island), "cures": list(cure.island)}
+        nodes = [layer.node for layer in seen.predicted.origins]
+        return replace(found, origins=explain_nodes(self.subject, seen.predicted, nodes)), (
+            Evidence(Stage.ATTRIBUTE, EvidenceKind.ISLAND, text, facts),
         )
 
     def fp32_sums(self, found: Findings) -> Findings:
@@ -200,36 +310,6 @@ class _Conclusion:
             accumulates=True,
         )
 
-    def elsewhere(self, found: Findings) -> bool:
-        """Whether the island that cures holds nothing of where the error starts: the engine is then built otherwise.
-
-        Seen on an H200 with TensorRT 8.6.0: attention logits overflow in FP16 although their product and scale are
-        kept in FP32, inside of one fused region; FP32 at three other nodes of that region cures.
-        """
-        prior = self.seen.prior
-        return (
-            bool(found.island)
-            and self.seen.behind
-            and prior is not None
-            and not set(found.island).intersection(prior.island)
-        )
-
-    def elsewhere_evidence(self, found: Findings) -> Evidence:
-        """What such an island means."""
-        assert self.seen.prior is not None
-        tried = self.seen.prior.island
-        text = (
-            f"with {names(tried)} kept in FP32, where the emulator says that the error starts, the engine still fails; "
-            f"FP32 at {names(found.island)} cures it, because it changes how the engine is built"
-        )
-        facts = {"tried": list(tried), "cures": list(found.island)}
-        return Evidence(Stage.ATTRIBUTE, EvidenceKind.ISLAND, text, facts)
-
-    def explain_elsewhere(self, found: Findings) -> Findings:
-        """With the emulator's origins."""
-        nodes = [layer.node for layer in self.seen.predicted.origins]
-        return replace(found, origins=explain_nodes(self.subject, self.seen.predicted, nodes))
-
     def fusion(self, found: Findings) -> Findings:
         """With the nodes on both sides of each tensor that must not be fused away."""
         nodes = {node for each in found.separations for node in (each.producer, *each.readers)}
@@ -247,10 +327,8 @@ class _Conclusion:
 
     def tactic(self, found: Findings) -> Findings:
         """With the nodes of the layers whose tactic was proved wrong, and the choices of a build that passes."""
-        result = (
-            None if self.seen.tactics is None or not self.seen.tactics.found else self.seen.tactics.findings
-        )
-        if result is None:
+        result = self.seen.tactics
+        if result is None or result.verdict is not TacticVerdict.FOUND:
             return found
         nodes = {node.name for node in self.subject.model.nodes}
         culprits = self._ordered(nodes.intersection(result.onnx_nodes))

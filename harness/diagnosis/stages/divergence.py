@@ -10,12 +10,12 @@ stays a suspicion.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from harness.backends import Emulator, Observation
-from harness.comparison import check, compare, gates_for
-from harness.diagnosis.context import Divergence, EngineObservation, Evaluator, JudgedEvaluation, cut
+from harness.diagnosis.context import Context, Divergence, Evaluator, Seen, cut, tensor_gates
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.diagnosis.stages.observation import observation_evidence, observe
 from harness.errors import BudgetExhaustedError, CandidateError, ModelError
@@ -25,38 +25,34 @@ from harness.tensors import Precision
 PHASE = "convert"
 
 
-def find_divergence(evaluator: Evaluator, strict: JudgedEvaluation) -> Divergence:
-    """Find the first tensor that differs in FP32, and try its node alone.
-
-    Args:
-        evaluator: of a subject whose candidate is an engine.
-        strict: the unobserved FP32 engine, which fails, with its outputs of all samples.
-    """
-    evidence: list[Evidence] = []
-    observed: EngineObservation | None = None
+def trace_fp32(seen: Seen, context: Context) -> Seen:
+    """Find the first tensor that differs in FP32, and try its node alone."""
+    strict, evaluator = seen.strict, context.evaluator
+    assert strict is not None
+    context.report(Stage.ATTRIBUTE, "find the first tensor that differs in FP32")
     judged_as = strict.judged_as or Precision.FP32
     nodes: tuple[str, ...] = ()
+    culprits: list[str] = []
     try:
         observed = observe(evaluator, strict, precision=Precision.FP32, judged_as=judged_as)
-        evidence += observation_evidence(observed, Precision.FP32)
+        seen = replace(seen, observed=observed).adding(*observation_evidence(observed, Precision.FP32))
         if observed.passes:
-            return Divergence((), (), observed, tuple(evidence))
+            return replace(seen, divergence=Divergence())
         if observed.faithful:
             nodes = tuple(dict.fromkeys(layer.node for layer in observed.origins))
-        if not nodes:
-            first = _first_failing_prefix(evaluator, judged_as)
-            nodes = () if first is None else (first.name,)
-            if first is not None:
-                text = f"the graph cut behind {first.name} is wrong, and right when it is cut before"
-                evidence.append(
-                    Evidence(Stage.ATTRIBUTE, EvidenceKind.DIVERGENCE, text, {"node": first.name})
-                )
-        culprits = tuple(node for node in nodes if _wrong_alone(evaluator, node, judged_as, evidence))
+        if not nodes and (first := _first_failing_prefix(evaluator, judged_as)) is not None:
+            nodes = (first.name,)
+            text = f"the graph cut behind {first.name} is wrong, and right when it is cut before"
+            seen = seen.adding(Evidence.of(EvidenceKind.DIVERGENCE, text, node=first.name))
+        for node in nodes:
+            wrong, shown = _try_alone(evaluator, node, judged_as)
+            seen = seen.adding(*shown)
+            culprits += [node] if wrong else []
     except BudgetExhaustedError as error:
+        culprits = []
         text = f"the search for the first difference stopped: {error.message}"
-        evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.STOPPED, text))
-        culprits = ()
-    return Divergence(nodes, culprits, observed, tuple(evidence))
+        seen = seen.adding(Evidence.of(EvidenceKind.STOPPED, text))
+    return replace(seen, divergence=Divergence(nodes, tuple(culprits)))
 
 
 def _first_failing_prefix(evaluator: Evaluator, judged_as: Precision) -> NodeInfo | None:
@@ -82,7 +78,7 @@ def _prefix_fails(evaluator: Evaluator, tensor: str, judged_as: Precision) -> bo
     if (kept := evaluator.journal.recall(key, bool)) is not None:
         return kept
     evaluator.spending.check()
-    plan = subject.plan(precision=Precision.FP32, observation=Observation.PREFIX, marks=frozenset({tensor}))
+    plan = subject.plan(precision=Precision.FP32, observation=Observation.PREFIX, marks=[tensor])
     sample = evaluator.failing_sample
     feeds = subject.bench.feeds[sample]
     expected = subject.bench.reference.run(feeds, [tensor])
@@ -98,11 +94,11 @@ def _prefix_fails(evaluator: Evaluator, tensor: str, judged_as: Precision) -> bo
     return fails
 
 
-def _wrong_alone(evaluator: Evaluator, name: str, judged_as: Precision, evidence: list[Evidence]) -> bool:
-    """Whether an FP32 engine of this node alone, fed the reference's tensors, is wrong."""
+def _try_alone(evaluator: Evaluator, name: str, judged_as: Precision) -> tuple[bool, tuple[Evidence, ...]]:
+    """Whether an FP32 engine of this node alone, fed the reference's tensors, is wrong, and what shows it."""
     subject = evaluator.subject
     if subject.engine_for is None:
-        return False
+        return False, ()
     key = f"alone {name}"
     kept = evaluator.journal.recall(key, bool)
     if kept is None:
@@ -122,13 +118,11 @@ def _wrong_alone(evaluator: Evaluator, name: str, judged_as: Precision, evidence
             kept = not _holds(evaluator, evaluation.tensors, part.expected, emulated, judged_as)
         except (CandidateError, ModelError) as error:
             text = f"{name} could not be tried alone: {error}"
-            evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.ALONE, text))
-            return False
+            return False, (Evidence.of(EvidenceKind.ALONE, text),)
         evaluator.journal.keep(key, kept)
     verb = "is wrong, too" if kept else "is right"
     text = f"{name} alone, in FP32 and fed the reference's tensors, {verb}"
-    evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.ALONE, text, {"node": name, "wrong": kept}))
-    return kept
+    return kept, (Evidence.of(EvidenceKind.ALONE, text, node=name, wrong=kept),)
 
 
 def _holds(
@@ -139,20 +133,10 @@ def _holds(
     judged_as: Precision,
 ) -> bool:
     """Whether tensors of an FP32 engine pass the gates of intermediate tensors at `judged_as`."""
-    subject = evaluator.subject
-    for name, reference in expected.items():
-        dtype = "float32" if reference.dtype.kind == "f" else None
-        metrics = compare(np.asarray(tensors[name]), reference, dtype=dtype)
-        node = subject.model.producer(name)
-        gates = gates_for(
-            subject.bench.case.tolerances,
-            precision=judged_as,
-            tensor=name,
-            node=node.name if node else None,
-            is_output=False,
-            metrics_of_emulator=compare(np.asarray(emulated[name]), reference, dtype=dtype),
-            reference_rms=metrics.reference_rms,
+    return all(
+        gate.passed
+        for name, value in expected.items()
+        for gate in tensor_gates(
+            evaluator.subject, name, tensors[name], value, judged_as, emulated=emulated[name]
         )
-        if not all(gate.passed for gate in check(metrics, gates)):
-            return False
-    return True
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,17 +19,22 @@ from harness.diagnosis.context import (
     BASELINE,
     DECIDED_ANYWAY,
     GATES_PHASE,
+    Context,
     Evaluator,
     GateCheck,
     JudgedEvaluation,
+    Seen,
     Subject,
     Undecided,
     badness,
     in_background,
 )
-from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
-from harness.diagnosis.stages.prediction import failing_sample
+from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Stage
+from harness.diagnosis.stages.cures import prior_of, sums_of
+from harness.diagnosis.stages.observation import look_ahead
+from harness.diagnosis.stages.prediction import failing_sample, foreseen
 from harness.errors import (
+    BudgetExhaustedError,
     CandidateError,
     ModelError,
     NodeFailedError,
@@ -47,6 +53,7 @@ from harness.judge import (
 )
 from harness.model import LOW_DTYPE
 from harness.search import Outcome
+from harness.tensors import Precision
 from harness.text import magnitude
 
 SHARE = 0.5
@@ -155,6 +162,33 @@ def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> l
     return list(subject.judge(narrowed, sample, subject.plan()))
 
 
+def check(seen: Seen, context: Context) -> Seen:
+    """Judge the reference and the unobserved candidate, and while it is built what the emulator can say before."""
+    text = "run the reference and the unobserved candidate"
+    context.report(Stage.GATES, text)
+    foreseen_to_fail: list[int] = []
+
+    def foresee(sample: int, building: bool) -> None:
+        foreseen_to_fail.append(sample)
+        prediction = foreseen(context.subject, sample)
+        if not building:
+            return
+        with suppress(BudgetExhaustedError):  # it is spent as soon as it is asked for
+            sums = None
+            if seen.precision is Precision.FP16:
+                context.report(Stage.CURE, "add up in FP32")
+                sums = sums_of(context, prediction)
+            if sums is None or not sums.products:
+                prior_of(context, prediction)
+        context.report(Stage.GATES, text)
+
+    gates = check_gates(context.evaluator, foresee)
+    if gates.verdict is None and foreseen_to_fail:
+        look_ahead(context.evaluator)
+    known = {} if gates.baseline is None else {frozenset[str](): gates.baseline.trial}
+    return replace(seen, gates=gates, known=known).adding(*gates.evidence)
+
+
 def check_gates(
     evaluator: Evaluator, foresee: Callable[[int, bool], None] = lambda sample, building: None
 ) -> GateCheck:
@@ -184,7 +218,7 @@ def check_gates(
             foresee(failing, building)
     own = subject.bench.own_roundings
     warnings = tuple(
-        _evidence(EvidenceKind.OWN_ROUNDINGS, text)
+        Evidence.of(EvidenceKind.OWN_ROUNDINGS, text)
         for text in dict.fromkeys((*map(str, own.overflows), *own.warnings))
     )
     baseline = evaluator.evaluate(subject.plan(), phase=GATES_PHASE, key=BASELINE, thorough=True)
@@ -195,9 +229,9 @@ def check_gates(
             evidence=baseline.evidence,
         )
     if baseline.passed:
-        passed = _evidence(EvidenceKind.BASELINE, "the unobserved candidate passes every gate", passed=True)
+        passed = Evidence.of(EvidenceKind.BASELINE, "the unobserved candidate passes every gate", passed=True)
         wrong = _wrong_shapes(subject)
-        shapes = tuple(_evidence(EvidenceKind.BASELINE, str(each)) for each in wrong)
+        shapes = tuple(Evidence.of(EvidenceKind.BASELINE, str(each)) for each in wrong)
         return GateCheck(
             DiagnosisVerdict.SHAPE if wrong else DiagnosisVerdict.NONE,
             baseline,
@@ -205,7 +239,7 @@ def check_gates(
             outputs=baseline.outputs,
             shapes=wrong,
         )
-    failed = _evidence(
+    failed = Evidence.of(
         EvidenceKind.BASELINE,
         f"the unobserved candidate fails: {describe_failure(baseline.outputs)}",
         passed=False,
@@ -232,7 +266,7 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
     try:
         expected = subject.bench.expected
     except ReferenceNotFiniteError as error:
-        evidence = _evidence(
+        evidence = Evidence.of(
             EvidenceKind.REFERENCE,
             f"the FP32 reference is not finite from {error.first_tensor} on: {error.count} elements of {error.tensor}",
             tensor=error.tensor,
@@ -250,7 +284,7 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
             evidence=(evidence, *_overflow_evidence(overflows)),
         )
     except ReferenceNotReproducibleError as error:
-        evidence = _evidence(
+        evidence = Evidence.of(
             EvidenceKind.REFERENCE,
             f"the FP32 reference is not reproducible: {error.tensor} differs when the same inputs are run again",
             tensor=error.tensor,
@@ -263,14 +297,14 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
     if not (own.fault or (elsewhere and own.overflows)) or (elsewhere and _passes_as_it_is(subject)):
         return None
     fault = own.fault or "the file as it is written fails the gates against its reference"
-    evidence = _evidence(EvidenceKind.OWN_ROUNDINGS, fault, cost=own.cost, output=own.output)
+    evidence = Evidence.of(EvidenceKind.OWN_ROUNDINGS, fault, cost=own.cost, output=own.output)
     lost = [str(each) for each in (*own.vanishings, *own.saturations)]
     return GateCheck(
         DiagnosisVerdict.FILE,
         own=own,
         evidence=(
             *_overflow_evidence(own.overflows),
-            *(_evidence(EvidenceKind.OWN_ROUNDINGS, text) for text in lost),
+            *(Evidence.of(EvidenceKind.OWN_ROUNDINGS, text) for text in lost),
             evidence,
         ),
     )
@@ -285,10 +319,6 @@ def _passes_as_it_is(subject: Subject) -> bool:
         for sample, found in enumerate(computed)
         for output in subject.judge(found.tensors, sample, plan, as_emulator=True, failures=found.failures)
     )
-
-
-def _evidence(kind: EvidenceKind, text: str, **facts: Fact) -> Evidence:
-    return Evidence(Stage.GATES, kind, text, facts)
 
 
 def _set_aside(
@@ -309,7 +339,7 @@ def _set_aside(
     )
     beside = {name: _undecided_sentence(name, doubt) for name, doubt in undecided.items()}
     set_aside = tuple(
-        _evidence(EvidenceKind.SET_ASIDE, beside[name], tensor=name, share=doubt.share, finite=doubt.finite)
+        Evidence.of(EvidenceKind.SET_ASIDE, beside[name], tensor=name, share=doubt.share, finite=doubt.finite)
         for name, doubt in undecided.items()
     )
     return replace(
@@ -331,7 +361,7 @@ def _undecided_sentence(name: str, doubt: Undecided) -> str:
 
 def _overflow_evidence(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:
     return tuple(
-        _evidence(EvidenceKind.OWN_ROUNDINGS, str(each), node=each.node, elements=each.elements)
+        Evidence.of(EvidenceKind.OWN_ROUNDINGS, str(each), node=each.node, elements=each.elements)
         for each in overflows
     )
 
@@ -345,4 +375,4 @@ def _stability_evidence(stability: Stability) -> Evidence:
             f"the FP32 reference is {word}: {stability.method} differs from it by {magnitude(stability.share)} of what "
             "the gates let pass"
         )
-    return _evidence(EvidenceKind.STABILITY, text, method=stability.method, share=stability.share)
+    return Evidence.of(EvidenceKind.STABILITY, text, method=stability.method, share=stability.share)

@@ -15,14 +15,16 @@ import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, ObservedEngine, Plan, Timing
 from harness.diagnosis.context import (
+    Context,
     EngineObservation,
     Evaluator,
     JudgedEvaluation,
+    Seen,
     Subject,
     introduced_by_tensor,
 )
-from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
-from harness.errors import CandidateError, UsageError
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.errors import BudgetExhaustedError, CandidateError, UsageError
 from harness.judge import (
     LayerResult,
     find_regions,
@@ -37,6 +39,36 @@ from harness.text import names, plural
 from harness.worker.protocol import TENSORRT_RTX
 
 PHASE = "observe"
+
+
+def observe_engine(seen: Seen, context: Context) -> Seen:
+    """Observe the engine: one build, more where the marks must be split, or something inside of kernels is to be found.
+
+    Where the emulator's island was not enough, the engine is observed with that island: otherwise the known fault
+    would hide the other one.
+    """
+    suspected = seen.cure.island if seen.cure is not None and seen.cure.found else ()
+    context.report(Stage.OBSERVE, "observe the tensors of the engine", suspected=suspected)
+    engine, islands = seen.baseline, frozenset[str]()
+    if seen.behind and seen.prior is not None and seen.tried is not None:
+        engine, islands = seen.tried, frozenset(seen.prior.island)
+    try:
+        found = observed(context, engine, islands, inside=not seen.cured)
+    except BudgetExhaustedError as error:
+        if not seen.cured:
+            raise
+        text = f"the engine was not observed: {error.message}"
+        return seen.adding(Evidence.of(EvidenceKind.NOT_OBSERVED, text))
+    return replace(seen, observed=found).adding(*observation_evidence(found, seen.precision))
+
+
+def observed(
+    context: Context, engine: JudgedEvaluation, islands: frozenset[str], *, inside: bool
+) -> EngineObservation:
+    """What is observed of `engine`, now or before: see `observe`."""
+    return context.observations.of(
+        (islands, inside), lambda: observe(context.evaluator, engine, islands=islands, inside=inside)
+    )
 
 
 def observe(
@@ -223,24 +255,23 @@ def observation_evidence(observed: EngineObservation, precision: Precision) -> t
     """What was shown by observing an engine at `precision`."""
     if observed.failure:
         text = f"the engine could not be observed: {observed.failure}"
-        return (Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text, {"evidence": observed.log}),)
+        return (Evidence.of(EvidenceKind.NOT_OBSERVED, text, evidence=observed.log),)
     if observed.passes:
         text = f"observed in {precision}, the fault is gone: keeping every tensor cured the engine"
     elif observed.faithful:
         text = "the observed engine shows the same fault as the unobserved one"
     else:
         text = "the observed engine fails too, but with other outputs: observing changed it"
-    facts = {"faithful": observed.faithful, "passes": observed.passes}
-    found = [Evidence(Stage.OBSERVE, EvidenceKind.OBSERVED, text, facts)]
+    found = [Evidence.of(EvidenceKind.OBSERVED, text, faithful=observed.faithful, passes=observed.passes)]
     origins = [layer.node for layer in observed.origins]
     if origins and not observed.passes:
         text = f"on the engine the error starts at {names(origins)}"
-        found.append(Evidence(Stage.OBSERVE, EvidenceKind.STARTS, text, {"origins": origins}))
+        found.append(Evidence.of(EvidenceKind.STARTS, text, origins=origins))
     for region in () if observed.passes else observed.regions:
         text = f"on the engine the error starts at one of the {len(region.nodes)} nodes up to {region.tensor}"
-        inside: dict[str, Fact] = {"nodes": list(region.nodes), "kernels": list(region.kernels)}
-        found.append(Evidence(Stage.OBSERVE, EvidenceKind.STARTS, text, inside))
+        nodes, kernels = list(region.nodes), list(region.kernels)
+        found.append(Evidence.of(EvidenceKind.STARTS, text, nodes=nodes, kernels=kernels))
     if observed.skipped:
         text = f"{plural(len(observed.skipped), 'tensor')} could not be observed"
-        found.append(Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text, {"skipped": observed.skipped}))
+        found.append(Evidence.of(EvidenceKind.NOT_OBSERVED, text, skipped=observed.skipped))
     return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from harness.diagnosis.context import (
     Cured,
     GateCheck,
     Prediction,
+    Seen,
     Subject,
     emulate,
     emulated_layers,
@@ -24,6 +25,15 @@ from harness.errors import UsageError
 from harness.judge import LayerResult, OutputResult, describe_failure, measure_layers
 from harness.search import Evaluation, Outcome
 from harness.text import names
+
+
+def ask_emulator(seen: Seen, context: Context) -> Seen:
+    """Measure what arithmetic alone does."""
+    assert seen.gates is not None
+    text = "measure what each node introduces" if seen.emulated else "evaluate the emulator"
+    context.report(Stage.PREDICT, text)
+    prediction = predict(context.subject, seen.gates)
+    return replace(seen, prediction=prediction).adding(*prediction.evidence)
 
 
 def predict(subject: Subject, gates: GateCheck) -> Prediction:
@@ -86,27 +96,19 @@ def failing_sample(subject: Subject) -> int | None:
 
 def _evidence(
     subject: Subject, trial: Evaluation, outputs: tuple[OutputResult, ...], errors: Mapping[str, float]
-) -> list[Evidence]:
-    found = []
+) -> Iterator[Evidence]:
     if not subject.emulated:
         fails = trial.outcome is Outcome.FAIL
+        text = (
+            f"the emulator passes: rounding to {subject.precision} between nodes does not explain the fault"
+        )
         if fails:
             text = f"the emulator fails too: {describe_failure(outputs)}"
-        else:
-            text = f"the emulator passes: rounding to {subject.precision} between nodes does not explain the fault"
-        found.append(
-            Evidence(Stage.PREDICT, EvidenceKind.EMULATOR, text, {"fails": fails, "badness": trial.badness})
-        )
+        yield Evidence.of(EvidenceKind.EMULATOR, text, fails=fails, badness=trial.badness)
     outlying = outliers(errors)
-    if outlying:
-        verb = "introduces" if len(outlying) == 1 else "introduce"
-        facts = {"introduced": {node: errors[node] for node in outlying}}
-        text = f"{names(outlying)} {verb} far more error than the other nodes"
-        found.append(Evidence(Stage.PREDICT, EvidenceKind.OUTLIERS, text, facts))
-    else:
-        found.append(
-            Evidence(
-                Stage.PREDICT, EvidenceKind.OUTLIERS, "no node introduces far more error than the others"
-            )
-        )
-    return found
+    if not outlying:
+        yield Evidence.of(EvidenceKind.OUTLIERS, "no node introduces far more error than the others")
+        return
+    verb = "introduces" if len(outlying) == 1 else "introduce"
+    text = f"{names(outlying)} {verb} far more error than the other nodes"
+    yield Evidence.of(EvidenceKind.OUTLIERS, text, introduced={node: errors[node] for node in outlying})

@@ -11,7 +11,7 @@ from harness.backends import DoubleReference, Reference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
 from harness.diagnosis.context import Findings, GateCheck, Subject
 from harness.diagnosis.explain import tensors_around, why
-from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin, Stage
+from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin
 from harness.errors import ModelError
 from harness.judge import Overflow, OwnRoundings, as_float32
 from harness.model import Model
@@ -52,7 +52,7 @@ def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tup
         reasons = _unstable_nodes(subject)
     except ModelError as error:
         text = f"where the reference loses its digits could not be found: {error.message}"
-        return Findings(REFERENCE), (Evidence(Stage.GATES, EvidenceKind.REFERENCE, text),)
+        return Findings(REFERENCE), (Evidence.of(EvidenceKind.REFERENCE, text),)
     return Findings(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
 
 

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.diagnosis.context import DiagnosisJournal, Evaluator, Subject, find_groups, kernel_groups
+from harness.backends import Plan
+from harness.diagnosis.context import (
+    Cure,
+    DiagnosisJournal,
+    Evaluator,
+    Subject,
+    find_groups,
+    kernel_groups,
+)
+from harness.diagnosis.results import Evidence, EvidenceKind, Fact
 from harness.search import (
     Budget,
     Evaluation,
@@ -20,93 +29,15 @@ from harness.search import (
     Progress,
     Result,
     SearchVerdict,
-    Step,
     search,
 )
+from harness.text import names, plural
 
 CURE_PHASE = "search"
 Known = Mapping[frozenset[str], Evaluation]
 
-FEWEST_BUILDS = 12
-"""Builds before a search may be given up."""
-
 MOST_UNRESOLVED = 0.5
-"""The share of builds that may fail."""
-
-
-class SearchGivenUp(Exception):
-    """The search is useless. Nobody but those who start a search sees it."""
-
-
-@dataclass
-class SearchWatch:
-    """Watches what a search evaluates, and gives it up when most of it cannot be built.
-
-    Evaluations replayed from a journal count too, so that a resumed search ends alike.
-
-    Args:
-        evaluations: so far.
-        unresolved: how many of them could not be judged.
-        last: why, of the last one.
-        best: the smallest set that was seen to cure.
-        given_up: whether the search was ended.
-        steps: each evaluation, for the trail.
-    """
-
-    evaluations: int = 0
-    unresolved: int = 0
-    last: str = ""
-    best: frozenset[str] | None = None
-    given_up: bool = False
-    steps: list[Step] = field(default_factory=list)
-
-    def watching(
-        self, problem: Problem, on_progress: Callable[[Progress], None] | None
-    ) -> Callable[[Progress], None]:
-        """`on_progress`, which gives up once it is clear that nothing comes of it.
-
-        Raises:
-            SearchGivenUp: more than half of the engines, and of at least a dozen, could not be built.
-        """
-
-        def watch(step: Progress) -> None:
-            if on_progress is not None:
-                on_progress(step)
-            self._add(problem, step)
-            if self.evaluations >= FEWEST_BUILDS and self.unresolved > MOST_UNRESOLVED * self.evaluations:
-                self.given_up = True
-                raise SearchGivenUp
-
-        return watch
-
-    def _add(self, problem: Problem, step: Progress) -> None:
-        self.evaluations += 1
-        outcome = step.evaluation.outcome
-        if outcome is Outcome.UNRESOLVED:
-            self.unresolved += 1
-            self.last = step.evaluation.note or self.last
-        elif outcome is Outcome.PASS and (self.best is None or len(step.treated) < len(self.best)):
-            self.best = step.treated
-        text = f"treat {problem.describe(step.treated)}"
-        self.steps.append(Step(step.strategy, step.evaluations, text, outcome))
-
-    @property
-    def reason(self) -> str:
-        """Why it was given up, in words; empty if it was not."""
-        if not self.given_up:
-            return ""
-        last = f"; the last one: {self.last}" if self.last else ""
-        return f"{self.unresolved} of {self.evaluations} engines could not be built{last}"
-
-    def result(self, problem: Problem) -> Result:
-        """What a search that was given up came to."""
-        return Result(
-            verdict=SearchVerdict.UNRESOLVED,
-            best=None if self.best is None else problem.ordered(self.best),
-            evaluations=self.evaluations,
-            strategies=tuple(dict.fromkeys(step.strategy for step in self.steps)),
-            log=tuple(self.steps),
-        )
+"""The share of builds that may fail before a search on an engine is given up."""
 
 
 @dataclass(frozen=True)
@@ -149,68 +80,71 @@ def island_problem(
     )
 
 
-def search_islands(
+def search_candidate(
     evaluator: Evaluator,
     problem: Problem,
     options: Options,
     known: Known,
     setup: SearchSetup,
     *,
+    plan_of: Callable[[frozenset[str]], Plan] | None = None,
     phase: str = CURE_PHASE,
     most: int | None = None,
     at_hand: Known | None = None,
-    watch: SearchWatch | None = None,
     share: float = 1.0,
 ) -> Result:
     """Search `problem` on the candidate of `evaluator`, within its budget, which ends a search and raises nothing.
 
     Seconds have one clock, the evaluator's: what the journal answers takes none, and the budget that ended a search
-    is still spent afterwards. A configuration that is needed again is built again, with its tactics timed anew.
+    is still spent afterwards. A configuration that is needed again is built again, with its tactics timed anew. On an
+    engine a search is given up that cannot build most of what it asks for.
 
     Args:
         evaluator: of the candidate.
-        problem: which nodes, and what is believed of them.
+        problem: which units, and what is believed of them.
         options: of the search.
         known: what was evaluated before, outside of the search.
         setup: what to run with.
+        plan_of: what treating units means; by default they are nodes in FP32.
         phase: what the engines are charged to.
         most: how many evaluations to spend at most, besides the budget.
         at_hand: evaluations that were made just before: unlike those in `known`, they are part of the search and of
             its journal.
-        watch: gives up a search that cannot judge most of what it evaluates; then the verdict is `unresolved`.
         share: what passes leaves at most so much of the limit of its worst gate.
     """
-    subject = evaluator.subject
+    emulated, plan_of = evaluator.subject.emulated, plan_of or evaluator.subject.plan
     built = set(known)
     left = dict(at_hand or {})
 
     def oracle(treated: frozenset[str]) -> Evaluation:
         if treated in left:
             return left.pop(treated)
-        if treated in built and not subject.emulated:
-            return evaluator.rebuild(subject.plan(treated), phase=phase).trial
+        if treated in built and not emulated:
+            return evaluator.rebuild(plan_of(treated), phase=phase).trial
         built.add(treated)
-        return _held(evaluator.evaluate(subject.plan(treated), phase=phase).trial, share)
+        return _held(evaluator.evaluate(plan_of(treated), phase=phase).trial, share)
 
-    spending = evaluator.spending
-    limits = [most] if subject.emulated else [most, spending.left(phase)]
+    limits = [most] if emulated else [most, evaluator.spending.left(phase)]
     builds = min((limit for limit in limits if limit is not None), default=None)
-    budget = Budget(evaluations=builds)
-    on_progress = setup.on_progress if watch is None else watch.watching(problem, setup.on_progress)
+    budget = Budget(evaluations=builds, unresolved=None if emulated else MOST_UNRESOLVED)
     with setup.journal.of_search(setup.name, problem) as journal:
-        try:
-            return search(
-                problem,
-                oracle,
-                options=options,
-                budget=budget,
-                journal=journal,
-                known=known,
-                on_progress=on_progress,
-            )
-        except SearchGivenUp:
-            assert watch is not None
-            return watch.result(problem)
+        return search(
+            problem,
+            oracle,
+            options=options,
+            budget=budget,
+            journal=journal,
+            known=known,
+            on_progress=setup.on_progress,
+        )
+
+
+def why_given_up(result: Result) -> str:
+    """Why a search on an engine was given up, in words; empty if it was not."""
+    if not result.given_up:
+        return ""
+    last = f"; the last one: {result.last_note}" if result.last_note else ""
+    return f"{result.unresolved} of {result.evaluations} engines could not be built{last}"
 
 
 def _held(trial: Evaluation, share: float) -> Evaluation:
@@ -221,6 +155,41 @@ def _held(trial: Evaluation, share: float) -> Evaluation:
     return replace(trial, outcome=outcome, margin=share - trial.badness)
 
 
-def island_key(island: Sequence[str]) -> str:
-    """The key under which the journal keeps the evaluation of an island."""
-    return f"island {' '.join(sorted(island))}"
+def key_of(plan: Plan) -> str:
+    """The key under which the journal keeps the evaluation of a plan that should cure."""
+    kind = "fp32 sums" if plan.fp32_sums else "casts" if plan.casts else "island"
+    return f"{kind} {' '.join(sorted(plan.fp32_sums or plan.islands))}"
+
+
+def cure_of(result: Result, where: str) -> Cure:
+    """What a search for an island on `where`, the emulator or the candidate, came to."""
+    island = result.culprits if result.answered else ()
+    facts: dict[str, Fact] = {
+        "verdict": result.verdict.value,
+        "evaluations": result.evaluations,
+        "strategies": [strategy.value for strategy in result.strategies],
+        "assumptions": {each.name: each.held for each in result.assumptions},
+        "log": [str(step) for step in result.log],
+    }
+    count = plural(result.evaluations, "evaluation")
+    if result.answered:
+        proof = (
+            "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
+        )
+        text = f"with {names(island)} in FP32 the {where} passes ({proof}; {count})"
+    elif result.tally is not None:
+        again = result.tally
+        facts |= {"passes": again.passes, "fails": again.fails}
+        text = f"the same configuration passed {again.passes} and failed {again.fails} of {again.evaluations} times"
+    else:
+        reason = result.log[-1].text if result.verdict is SearchVerdict.BUDGET else result.verdict
+        text = f"the search on the {where} ended without an answer: {reason}"
+    return Cure(
+        island=island,
+        confirmed_on=where if result.answered else None,
+        minimal_on=where if result.minimal else None,
+        best=result.best,
+        verdict=result.verdict,
+        evidence=(Evidence.of(EvidenceKind.SEARCH, text, **facts),),
+        result=result,
+    )

@@ -9,11 +9,12 @@ Timing noise, tactic sources and forced alternatives make builds differ. The sea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from harness.backends import Evaluation, Plan
-from harness.diagnosis.context import Context, Evaluator, TacticSearch, badness
+from harness.diagnosis.context import Context, Evaluator, Seen, badness
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Stage
 from harness.errors import CandidateError
 from harness.search import Outcome
@@ -22,6 +23,7 @@ from harness.tactics import (
     Sample,
     TacticSearchOptions,
     TacticSearchResult,
+    TacticVerdict,
     Variation,
     VariedBuilds,
     brief,
@@ -40,28 +42,33 @@ NOISY = 6
 """Builds that differ in timing noise alone, where repetitions were seen to differ; two where they were not."""
 
 
-def search_tactics(context: Context, *, repeats: DiagnosisVerdict | None) -> TacticSearch:
+def vary_tactics(seen: Seen, context: Context) -> Seen:
     """Build the unobserved engine otherwise until builds pass and fail, and find the choices that decide.
-
-    Args:
-        context: the diagnosis under way; its candidate is an engine.
-        repeats: what repetitions have shown; None if they all failed.
 
     Raises:
         BudgetExhaustedError: the budget is spent before there was a build to compare.
     """
     probe = _probe(context)
     if probe is None:
-        return TacticSearch()
+        return seen
     context.report(Stage.ATTRIBUTE, "build with other tactics")
-    subject = context.subject
-    build = _Building(context.evaluator)
-    noisy = 2 if repeats is None else NOISY
+    subject, journal = context.subject, context.journal
+    build = _varied_builds(context.evaluator)
+
+    def build_or_recall(variation: Variation) -> Sample:
+        key = f"tactics, {variation.name}"
+        if (kept := journal.recall(key, Sample)) is not None:
+            return kept
+        sample = build(variation)
+        journal.keep(key, sample.to_dict())
+        return sample
+
+    noisy = 2 if seen.unstable is None else NOISY
     series = usual_series(probe, subject.plan(), noisy=noisy, enabled=_sources(context))
-    samples = collect(build.or_recall, series)
+    samples = collect(build_or_recall, series)
     if all(sample.record is None for sample in samples):
-        return TacticSearch()
-    journal, left = context.journal, context.spending.left(PHASE)
+        return seen
+    left = context.spending.left(PHASE)
     options = TacticSearchOptions(
         builds=None if left is None else max(left - context.spending.by_phase.get(PHASE, 0), 0),
         confirm=CONFIRM,
@@ -69,10 +76,15 @@ def search_tactics(context: Context, *, repeats: DiagnosisVerdict | None) -> Tac
         on_progress=context.follow("search the tactics that are wrong"),
         identity=subject.identity,
     )
-    found = find_bad_tactics(build.build, samples, options)
-    facts = {"samples": {sample.name: sample.outcome.value for sample in samples}, **to_json(found)}
+    found, unstable = find_bad_tactics(build, samples, options), seen.unstable
+    if found.verdict is TacticVerdict.FOUND:
+        unstable = DiagnosisVerdict.TACTIC
+    elif found.verdict is TacticVerdict.NOT_REPRODUCIBLE and unstable is DiagnosisVerdict.TACTIC:
+        # The fault followed the tactics, but forcing them did not bring it back: that proves nothing.
+        unstable = DiagnosisVerdict.NONDETERMINISTIC
     text = f"built {len(samples)} times with other tactics: {found.summary}{_by_source(samples)}"
-    return TacticSearch(found, (Evidence(Stage.ATTRIBUTE, EvidenceKind.TACTICS, text, facts),))
+    shown = Evidence.of(EvidenceKind.TACTICS, text, **to_json(found))
+    return replace(seen, tactics=found, unstable=unstable).adding(shown)
 
 
 def why_wrong(found: TacticSearchResult, node: str) -> str | None:
@@ -109,28 +121,15 @@ def _sources(context: Context) -> tuple[str, ...] | None:
     return None if options.tactic_sources is None else tuple(map(str, options.tactic_sources))
 
 
-class _Building:
-    """Builds variations within the budget."""
+def _varied_builds(evaluator: Evaluator) -> VariedBuilds:
+    """Builds variations within the budget, and judges them."""
+    subject = evaluator.subject
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        subject = evaluator.subject
-        self._evaluator = evaluator
-        self.build = VariedBuilds(
-            self._evaluate, subject.plan(), subject.bench.feeds, self._judge, subject.model.sha256
-        )
+    def evaluate(plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        evaluator.spending.check()
+        return evaluator.run(plan, feeds, phase=PHASE)
 
-    def or_recall(self, variation: Variation) -> Sample:
-        """Build a variation, unless the journal has it."""
-        key, journal = f"tactics, {variation.name}", self._evaluator.journal
-        if (kept := journal.recall(key, Sample)) is not None:
-            return kept
-        sample = self.build(variation)
-        journal.keep(key, sample.to_dict())
-        return sample
+    def judge(tensors: Mapping[str, np.ndarray], sample: int) -> float:
+        return badness(subject.judge(tensors, sample, subject.plan()))
 
-    def _evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
-        self._evaluator.spending.check()
-        return self._evaluator.run(plan, feeds, phase=PHASE)
-
-    def _judge(self, tensors: Mapping[str, np.ndarray], sample: int) -> float:
-        return badness(self._evaluator.subject.judge(tensors, sample, self._evaluator.subject.plan()))
+    return VariedBuilds(evaluate, subject.plan(), subject.bench.feeds, judge, subject.model.sha256)

@@ -1,5 +1,4 @@
-from .behind import look_behind as look_behind
+from .behind import look_for_hidden as look_for_hidden
+from .own_kernels import ask_for_kernels as ask_for_kernels
 from .own_kernels import with_own_kernels as with_own_kernels
-from .unseen import FEW_WIDENINGS as FEW_WIDENINGS
-from .unseen import MANY_WIDENINGS as MANY_WIDENINGS
-from .unseen import try_unseen as try_unseen
+from .unseen import try_fresh as try_fresh

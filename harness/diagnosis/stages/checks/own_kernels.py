@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness.backends import Emulator
-from harness.diagnosis.context import Subject
+from harness.diagnosis.context import Context, Seen, Subject
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import CandidateError
 from harness.model import Arithmetic
+from harness.text import names
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,30 @@ class OwnKernels:
     reason: str = ""
 
 
+def ask_for_kernels(seen: Seen, context: Context) -> Seen:
+    """Judge the island with the kernels that the compiler makes of the model with it."""
+    assert seen.cure is not None
+    context.report(Stage.CURE, "ask for the kernels with the island", suspected=seen.cure.island)
+    found = with_own_kernels(context.subject, seen.cure.island)
+    if found is None or not found.changed:
+        return seen
+    compiler = context.subject.bench.assumed.kernels
+    if found.passed is None:
+        text = f"{compiler} lists no kernels with the island: {found.reason}"
+    else:
+        outcome = "passes" if found.passed else "fails"
+        text = f"with the kernels that {compiler} makes of the island the emulator {outcome}"
+    if found.joined:
+        text += f" once what they are not fused with any more is in FP32, too: {names(found.joined)}"
+    cure = seen.cure
+    if found.passed is False:
+        cure = replace(cure, island=(), confirmed_on=None, minimal_on=None)
+    elif found.joined:
+        cure = replace(cure, island=found.island, minimal_on=None)
+    shown = Evidence.of(EvidenceKind.ISLAND, text, joined=list(found.joined), passed=found.passed)
+    return replace(seen, cure=cure).adding(shown)
+
+
 def with_own_kernels(subject: Subject, island: tuple[str, ...]) -> OwnKernels | None:
     """Judge an island of the emulator with the kernels that are made of it; None where no kernels are assumed.
 
@@ -50,10 +76,10 @@ def with_own_kernels(subject: Subject, island: tuple[str, ...]) -> OwnKernels | 
         if before == after:
             return OwnKernels(island, passed=True)
         found = OwnKernels(island, changed=True, passed=_passes(subject, island))
-        joined = tuple(name for name in _lost(subject, before, after) if name not in island)
+        joined = subject.ordered(_lost(subject, before, after).difference(island))
         if found.passed or not joined:
             return found
-        wider = tuple(name for name in subject.units if name in {*joined, *island})
+        wider = subject.ordered({*joined, *island})
         return OwnKernels(wider, joined, changed=True, passed=_passes(subject, wider))
     except CandidateError as error:
         return OwnKernels(island, changed=True, reason=error.message)
@@ -65,7 +91,7 @@ def _asked(subject: Subject, island: tuple[str, ...]) -> Emulator:
 
 
 def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
-    plan, emulator = subject.plan(frozenset(island)), _asked(subject, island)
+    plan, emulator = subject.plan(island), _asked(subject, island)
     for sample, feeds in enumerate(subject.bench.feeds):
         found = emulator.evaluate(plan, feeds)
         judged = subject.judge(found.tensors, sample, plan, failures=found.failures)
@@ -74,9 +100,8 @@ def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
     return True
 
 
-def _lost(subject: Subject, before: Arithmetic, after: Arithmetic) -> list[str]:
+def _lost(subject: Subject, before: Arithmetic, after: Arithmetic) -> set[str]:
     """The nodes that write or read what is rounded now, or add up in FP16 now, and did not before."""
     rounded = before.unrounded - after.unrounded
     found = {node.name for node in subject.model.nodes if rounded.intersection((*node.outputs, *node.inputs))}
-    found |= after.sums.keys() - before.sums.keys()
-    return [name for name in subject.units if name in found]
+    return found | (after.sums.keys() - before.sums.keys())

@@ -8,14 +8,30 @@ cures that joins the island. A sample that an island was widened for proves it n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from harness.case import make_feeds
-from harness.diagnosis.context import Subject, Unseen, badness
+from harness.diagnosis.context import (
+    LARGE,
+    Context,
+    Effects,
+    GateCheck,
+    Seen,
+    Subject,
+    Unseen,
+    badness,
+)
+from harness.diagnosis.explain import loses_values
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.diagnosis.stages.cures import FARTHEST, cure_on_emulator
+from harness.diagnosis.stages.prediction import predict
+from harness.diagnosis.stages.search import SearchSetup
 from harness.errors import HarnessError
 from harness.judge import Workbench
 from harness.model import guess_fills
+from harness.text import plural
 
 SEEDS = 5
 """Fresh samples, and so many more after a widening."""
@@ -29,6 +45,58 @@ FAR = 7919
 
 Widen = Callable[[Subject, tuple[str, ...]], tuple[str, ...]]
 """A subject of fresh inputs on which an island fails, and the island: one that cures there, or nothing."""
+
+
+def try_fresh(seen: Seen, context: Context) -> Seen:
+    """Try the island on inputs that the search has not seen; widen it where it fails there."""
+    assert seen.cure is not None
+    context.report(Stage.CURE, "try the island on fresh inputs", suspected=seen.cure.island)
+    what = "the cure by FP32 sums" if seen.cured_by_sums else "the island"
+
+    def widen(subject: Subject, island: tuple[str, ...]) -> tuple[str, ...]:
+        # What a node does to the outputs is much the same on all inputs, and dear to measure in a large model.
+        large = len(subject.units) > LARGE
+        effects = context.effects(seen.predicted.failing_sample) if large else None
+        return _search_again(subject, effects)
+
+    loses = loses_values(context.subject, seen.predicted, seen.cure.island)
+    most = MANY_WIDENINGS if loses and len(context.subject.units) <= LARGE else FEW_WIDENINGS
+    found = try_unseen(context.subject, seen.cure.island, widen, frozenset(seen.cure.fp32_sums), most=most)
+    if found is None:
+        text = f"{what} was not tried on other inputs: those of the case come from files"
+        return seen.adding(Evidence.of(EvidenceKind.UNSEEN, text))
+    adds_up = found.worst <= FARTHEST  # what misses its limit by more than that is another fault
+    if adds_up and loses:  # what it is widened for errs beside what is lost, and is no origin
+        adds_up, found = False, replace(found, faults=seen.cure.island)
+    text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with {what}"
+    more = plural(found.widened, "more node")
+    if found.widened and adds_up:
+        # Where many small errors add up, each sample needs others of them: what all need is offered beside it.
+        text = f"on {found.before} of {plural(found.first, 'fresh sample')} the emulator passes with the island, "
+        text += (
+            f"which is fitted to its sample; with {more} on {found.passed} of {found.samples} further ones"
+        )
+    elif found.widened:
+        text += f" and {more}, which some of {found.first} earlier ones needed"
+    shown = Evidence.of(
+        EvidenceKind.UNSEEN, text, samples=found.samples, passed=found.passed, widened=found.widened
+    )
+    cure = seen.cure
+    if found.widened and not adds_up:
+        cure = replace(cure, island=found.island, minimal_on=None)
+    fitted = adds_up and found.widened > 0
+    return replace(seen, cure=cure, unseen=replace(found, fitted=fitted)).adding(shown)
+
+
+def _search_again(subject: Subject, effects: Effects | None) -> tuple[str, ...]:
+    """An island that cures on other inputs, by what nodes do to the outputs there, unless that is given."""
+    context = Context(subject)
+    baseline = context.evaluator.evaluate(subject.plan(), phase="gates", key="baseline", thorough=True)
+    if baseline.passed:
+        return ()
+    prediction = predict(subject, GateCheck(None, baseline, outputs=baseline.outputs))
+    effects = effects or context.effects(0)
+    return cure_on_emulator(context.evaluator, prediction, effects, SearchSetup()).island
 
 
 def try_unseen(
@@ -65,8 +133,7 @@ def try_unseen(
         more = widen(failing[0], wider) if failing and len(wider) < len(subject.units) else ()
         if set(more) <= set(wider):
             break
-        chosen = set(more) | set(wider)
-        wider = tuple(name for name in subject.units if name in chosen)
+        wider = subject.ordered({*more, *wider})
         if not _failing(used, wider):
             last = _drawn(subject, number)
             used += last
@@ -89,7 +156,7 @@ def _failing(samples: Sequence[Subject], island: tuple[str, ...]) -> list[Subjec
 def _badness(subject: Subject, island: tuple[str, ...], fp32_sums: frozenset[str] = frozenset()) -> float:
     """The worst gate with `island` in FP32 as a multiple of its limit."""
     emulator, worst = subject.bench.emulator, 0.0
-    plan = subject.plan(frozenset(island), fp32_sums=fp32_sums)
+    plan = subject.plan(island, fp32_sums=fp32_sums)
     lowered = [name for name in emulator.units(subject.precision) if name not in plan.islands]
     for sample, feeds in enumerate(subject.bench.feeds):
         computed = emulator.attempt(feeds, subject.precision, lowered=lowered, fp32_sums=fp32_sums)

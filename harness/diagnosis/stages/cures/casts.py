@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from harness.diagnosis.context import Cure, Evaluator
-from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind, Stage
+from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind
+from harness.diagnosis.stages.search import key_of
 from harness.search import Evaluation, Outcome
 
 PHASE = "casts"
@@ -49,13 +50,13 @@ def cure_with_casts(
 
     def passes(island: Nodes) -> bool:
         on_build(len(island))
-        plan = subject.plan(frozenset(island), casts=True)
-        trial = evaluator.evaluate(plan, phase=PHASE, key=casts_key(island), thorough=True).trial
+        plan = subject.plan(island, casts=True)
+        trial = evaluator.evaluate(plan, phase=PHASE, key=key_of(plan), thorough=True).trial
         log.append(f"{_described(island)}: {_said(trial)}")
         return trial.outcome is Outcome.PASS
 
     for part in parts:
-        island = tuple(unit for unit in subject.units if unit in part or unit in core)
+        island = subject.ordered(part.union(core))
         if passes(island):
             places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
             behind = len(island) - 1 - max(places)
@@ -63,14 +64,10 @@ def cure_with_casts(
             island = _cut(island, behind, passes, lambda kept, cut: kept[: len(kept) - cut], spent)
             count = len(island)
             text = f"with {count} nodes in FP32, between Casts in the graph, the unobserved engine passes"
-            return Cure(island, CANDIDATE, casts=True, evidence=(_evidence(text, log),))
+            shown = Evidence.of(EvidenceKind.CASTS, text, log=log, casts=True)
+            return Cure(island, CANDIDATE, casts=True, evidence=(shown,))
     text = "Casts around the island in the graph do not cure the engine"
-    return Cure(evidence=(_evidence(text, log),))
-
-
-def casts_key(island: Collection[str]) -> str:
-    """The key under which the journal keeps the evaluation of an island that Casts hold."""
-    return f"casts {' '.join(sorted(island))}"
+    return Cure(evidence=(Evidence.of(EvidenceKind.CASTS, text, log=log, casts=True),))
 
 
 def _cut(
@@ -89,10 +86,6 @@ def _cut(
         middle = (low + high) // 2
         low, high = (middle, high) if passes(without(island, middle)) else (low, middle)
     return without(island, low)
-
-
-def _evidence(text: str, log: Sequence[str]) -> Evidence:
-    return Evidence(Stage.CURE, EvidenceKind.CASTS, text, {"log": list(log), "casts": True})
 
 
 def _described(island: Sequence[str]) -> str:

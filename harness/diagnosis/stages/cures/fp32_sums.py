@@ -9,13 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from harness.diagnosis.context import Evaluator, FP32Sums, JudgedEvaluation, Prediction, Subject, outliers
-from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
+from harness.diagnosis.context import (
+    Context,
+    Cure,
+    Evaluator,
+    FP32Sums,
+    Prediction,
+    Seen,
+    Subject,
+    outliers,
+)
+from harness.diagnosis.results import EMULATOR, Evidence, EvidenceKind, Stage
 from harness.diagnosis.stages.arithmetic import MATTERS
 from harness.diagnosis.stages.search import CURE_PHASE
 from harness.judge import OutputResult
 from harness.text import magnitude, names, plural
+
+
+def find_sums(seen: Seen, context: Context) -> Seen:
+    """Does the emulator pass that adds up in FP32? Then Casts around products cure, which cost nothing."""
+    context.report(Stage.CURE, "add up in FP32")
+    found = sums_of(context, seen.predicted)
+    seen = replace(seen, sums=found).adding(*found.evidence)
+    if seen.emulated and found.products:
+        return replace(seen, cure=Cure(confirmed_on=EMULATOR, fp32_sums=found.products))
+    return seen
+
+
+def sums_of(context: Context, prediction: Prediction) -> FP32Sums:
+    """What adding up in FP32 does to the emulator, found now or before."""
+    return context.sums.of(prediction.key, lambda: find_fp32_sums(context.emulator, prediction))
 
 
 def find_fp32_sums(evaluator: Evaluator, prediction: Prediction) -> FP32Sums:
@@ -35,26 +60,11 @@ def find_fp32_sums(evaluator: Evaluator, prediction: Prediction) -> FP32Sums:
     worst = tuple(node for node in summed if errors[node] >= least)
     after = before
     for products in dict.fromkeys([worst, summed]):
-        tried = evaluator.evaluate(subject.plan(fp32_sums=frozenset(products)), phase=CURE_PHASE)
+        tried = evaluator.evaluate(subject.plan(fp32_sums=products), phase=CURE_PHASE)
         after = worst_error(tried.outputs)
         if tried.passed:
             return FP32Sums(products, before, after, (_evidence(products, before, after, passes=True),))
     return FP32Sums((), before, after, (_evidence(summed, before, after, passes=False),))
-
-
-def confirm_fp32_sums(evaluator: Evaluator, products: Sequence[str]) -> JudgedEvaluation:
-    """Evaluate the unobserved candidate once with `products` added up in FP32, on all samples.
-
-    Raises:
-        BudgetExhaustedError: the limits are reached.
-    """
-    plan = evaluator.subject.plan(fp32_sums=frozenset(products))
-    return evaluator.evaluate(plan, phase="confirm", key=sums_key(products), thorough=True)
-
-
-def sums_key(products: Sequence[str]) -> str:
-    """The key under which the journal keeps the evaluation with products that are added up in FP32."""
-    return f"fp32 sums {' '.join(sorted(products))}"
 
 
 def worst_error(outputs: Sequence[OutputResult]) -> float:
@@ -75,5 +85,6 @@ def _evidence(products: Sequence[str], before: float, after: float, *, passes: b
         f"with {plural(len(products), 'product')} added up in FP32 ({names(products)}), and all else as it is, "
         f"the emulator {word}: nrmse {magnitude(after)} for {magnitude(before)}"
     )
-    facts: dict[str, Fact] = {"products": list(products), "before": before, "after": after, "passes": passes}
-    return Evidence(Stage.CURE, EvidenceKind.FP32_SUMS, text, facts)
+    return Evidence.of(
+        EvidenceKind.FP32_SUMS, text, products=list(products), before=before, after=after, passes=passes
+    )

@@ -33,7 +33,7 @@ def accumulates(island: tuple[str, ...], effects: Effects) -> bool:
 
 def left_on(emulator: Evaluator, island: Iterable[str]) -> float:
     """The share of its limit that the emulator has with `island` in FP32."""
-    return emulator.evaluate(emulator.subject.plan(frozenset(island)), phase=CURE_PHASE).badness
+    return emulator.evaluate(emulator.subject.plan(island), phase=CURE_PHASE).badness
 
 
 def next_share(share: float, trial: Evaluation) -> float | None:

@@ -1,4 +1,4 @@
-"""Steps that cure an engine.
+"""Stage 4 on an engine.
 
 The emulator's island is tried at once: one build that passes shows that the precision is at fault, that FP32 is enough,
 and what cures. Only where it does not pass are other islands, marks and a search on the engine paid for.
@@ -6,11 +6,15 @@ and what cures. Only where it does not pass are other islands, marks and a searc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.backends import Plan, Timing
 from harness.diagnosis.context import (
+    BASELINE,
     Context,
     Cure,
+    Evaluator,
     JudgedEvaluation,
     Obedience,
     Seen,
@@ -23,39 +27,44 @@ from harness.diagnosis.results import (
     Evidence,
     EvidenceKind,
     Fact,
+    Price,
     Stage,
 )
-from harness.diagnosis.stages import (
-    CURE_PHASE,
-    MOST_CASTS,
+from harness.diagnosis.stages.cures.casts import MOST_CASTS, cure_with_casts
+from harness.diagnosis.stages.cures.margin import (
     MOST_TRIES,
-    SearchSetup,
     accumulates,
-    block_hints,
-    casts_key,
-    confirm,
-    confirm_fp32_sums,
-    cure_on_engine,
-    cure_with_casts,
-    island_hints,
-    island_key,
     island_with_margin,
-    kernel_hints,
     left_on,
-    measure_price,
     next_share,
+)
+from harness.diagnosis.stages.cures.waiting import meanwhile
+from harness.diagnosis.stages.priors import (
+    block_hints,
+    island_hints,
+    kernel_hints,
     node_scores,
     readers_of,
     span_of,
-    sums_key,
     whole_kernels,
 )
-from harness.diagnosis.steps.waiting import meanwhile
-from harness.errors import BudgetExhaustedError
+from harness.diagnosis.stages.search import (
+    CURE_PHASE,
+    Known,
+    SearchSetup,
+    cure_of,
+    island_problem,
+    key_of,
+    search_candidate,
+    why_given_up,
+)
+from harness.errors import BudgetExhaustedError, CandidateError, UsageError
 from harness.model import PRODUCTS
-from harness.search import Evaluation, Outcome, SearchVerdict
+from harness.search import Evaluation, Options, Outcome, SearchVerdict
 from harness.text import percent, plural
 
+PRICE_PHASE = "price"
+TIMED = Timing(repeats=100, warmup=100)  # clocks rise while it warms up
 REPEATS = 2
 """How often each configuration is built that an answer rests on which the emulator does not support."""
 
@@ -71,28 +80,65 @@ FASTER = 0.9
 _PASSES = {Outcome.PASS: "passes", Outcome.FAIL: "does not pass"}
 
 
+def confirm(evaluator: Evaluator, plan: Plan) -> JudgedEvaluation:
+    """Evaluate the unobserved candidate once under a plan that should cure, on all samples.
+
+    Raises:
+        BudgetExhaustedError: the limits are reached.
+    """
+    return evaluator.evaluate(plan, phase="confirm", key=key_of(plan), thorough=True)
+
+
 def try_sums(seen: Seen, context: Context) -> Seen:
     """Build the unobserved engine with these products added up in FP32: one build."""
     assert seen.sums is not None
-    return _try_fp32_sums(seen, context, seen.sums.products)
+    return _build_with_sums(seen, context, seen.sums.products)
 
 
-def _try_fp32_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> Seen:
-    count = plural(len(products), "product")
+def _build_with_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> Seen:
+    count, cure = plural(len(products), "product"), Cure(confirmed_on=CANDIDATE, fp32_sums=products)
     context.report(Stage.CURE, f"build with {count} between Casts to FP32", suspected=products)
-    plan = context.subject.plan(fp32_sums=frozenset(products))
-    if context.evaluator.begin(plan, sums_key(products)):
-        meanwhile(seen, context, Cure(confirmed_on=CANDIDATE, fp32_sums=products))
-    tried = confirm_fp32_sums(context.evaluator, products)
+    plan = context.subject.plan(fp32_sums=products)
+    if context.evaluator.begin(plan, key_of(plan)):
+        meanwhile(seen, context, cure)
+    tried = confirm(context.evaluator, plan)
     text = f"with Casts to FP32 around {count} the unobserved engine {_became(tried)}"
     facts: dict[str, Fact] = {"products": list(products), "outcome": tried.outcome, "note": tried.note}
-    seen = seen.adding(Evidence(Stage.CURE, EvidenceKind.FP32_SUMS, text, facts), *_obedience(tried))
-    if not tried.passed:
-        if tried.obeyed is not Obedience.FUSED_AWAY or seen.sums is None:
-            return seen
-        return replace(seen, sums=replace(seen.sums, fused_away=frozenset(products)))
-    price = measure_price(context.evaluator, plan, sums_key(products)) if seen.options.timed else None
-    return replace(seen, cure=Cure(confirmed_on=CANDIDATE, fp32_sums=products), price=price)
+    seen = seen.adding(Evidence.of(EvidenceKind.FP32_SUMS, text, **facts), *_obedience(tried))
+    if tried.passed:
+        return replace(seen, cure=cure, price=_price(seen, context, plan))
+    if tried.obeyed is not Obedience.FUSED_AWAY or seen.sums is None:
+        return seen
+    return replace(seen, sums=replace(seen.sums, fused_away=frozenset(products)))
+
+
+def _build(
+    seen: Seen,
+    context: Context,
+    island: tuple[str, ...],
+    what: str,
+    cure: Cure | None = None,
+    **facts: Fact,
+) -> tuple[Seen, JudgedEvaluation]:
+    """Build the unobserved engine with `island` in FP32: what is known then, and what came of it.
+
+    Args:
+        seen: what was seen so far.
+        context: the diagnosis under way.
+        island: the nodes, in topological order.
+        what: `the emulator's island in FP32`, for the evidence.
+        cure: what is shown if it passes, to prepare what follows while it is built; None prepares nothing.
+        facts: of the evidence, besides the island and what came of it.
+    """
+    context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+    plan = context.subject.plan(island)
+    if cure is not None and context.evaluator.begin(plan, key_of(plan)):
+        meanwhile(seen, context, cure)
+    tried = confirm(context.evaluator, plan)
+    facts = {"island": list(island), "outcome": tried.outcome, "note": tried.note, **facts}
+    text = f"with {what} the unobserved engine {_became(tried)}"
+    seen = replace(seen, known={**seen.known, frozenset(island): tried.trial})
+    return seen.adding(Evidence.of(EvidenceKind.ISLAND, text, **facts), *_obedience(tried)), tried
 
 
 def _became(tried: JudgedEvaluation) -> str:
@@ -110,7 +156,7 @@ def _obedience(tried: JudgedEvaluation) -> tuple[Evidence, ...]:
     text = f"the Casts around what is in FP32 were {tried.obeyed}"
     if tried.obeyed is Obedience.OPEN:
         text = "whether the engine kept the Casts around what is in FP32 was not shown"
-    return (Evidence(Stage.CURE, EvidenceKind.OBEYED, text, {"casts": tried.obeyed.value}),)
+    return (Evidence.of(EvidenceKind.OBEYED, text, casts=tried.obeyed.value),)
 
 
 def try_prior(seen: Seen, context: Context) -> Seen:
@@ -130,7 +176,7 @@ def try_prior(seen: Seen, context: Context) -> Seen:
         if seen.tried.passed or seen.tried.obeyed is not Obedience.FUSED_AWAY:
             return seen
     readers = readers_of(subject.model, alone or island).intersection(subject.units)
-    wider = tuple(unit for unit in subject.units if unit in readers or unit in island)
+    wider = subject.ordered(readers.union(island))
     if known_to_be_fused or wider != island:
         seen = _try_island(seen, context, wider, "the emulator's island and what reads it")
     return seen
@@ -139,20 +185,12 @@ def try_prior(seen: Seen, context: Context) -> Seen:
 def _try_island(seen: Seen, context: Context, island: tuple[str, ...], what: str) -> Seen:
     prior = seen.prior
     assert prior is not None
-    context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
-    if context.evaluator.begin(context.subject.plan(frozenset(island)), island_key(island)):
-        meanwhile(seen, context, replace(prior, island=island, confirmed_on=CANDIDATE))
-    tried = confirm(context.evaluator, island)
-    trial = tried.trial
-    text = f"with {what} in FP32 the unobserved engine {_became(tried)}"
-    facts: dict[str, Fact] = {"island": list(island), "outcome": trial.outcome, "note": trial.note}
-    seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): trial}).adding(
-        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts), *_obedience(tried)
-    )
+    minimal_on = prior.minimal_on if island == prior.island else None
+    cure = replace(prior, island=island, confirmed_on=CANDIDATE, minimal_on=minimal_on)
+    seen, tried = _build(seen, context, island, f"{what} in FP32", cure)
+    seen = replace(seen, tried=tried)
     if tried.passed:
-        proved = prior.minimal_on if island == prior.island else None
-        cure = replace(prior, island=island, confirmed_on=CANDIDATE, minimal_on=proved, relaxed=tried.relaxed)
-        return replace(seen, cure=cure)
+        return replace(seen, cure=replace(cure, relaxed=tried.relaxed))
     if tried.regions:
         return seen.adding(region_evidence(tried.regions, context.subject.release))
     return seen
@@ -176,20 +214,12 @@ def try_margins(seen: Seen, context: Context) -> Seen:
         if found is None or frozenset(found[0]) in seen.known:
             return seen
         island, share = found
-        context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+        what = f"{len(island)} nodes in FP32, which leave the emulator {percent(share)} of its limit,"
         try:
-            tried = confirm(context.evaluator, island)
+            seen, tried = _build(seen, context, island, what, share=share)
         except BudgetExhaustedError as error:
             return seen.stop(Stage.CURE, error.message)
         trial = tried.trial
-        text = (
-            f"with {len(island)} nodes in FP32, which leave the emulator {percent(share)} of its limit, the unobserved "
-            f"engine {'passes' if tried.passed else 'does not pass'}{relaxed_note(tried.relaxed)}"
-        )
-        facts: dict[str, Fact] = {"island": list(island), "outcome": trial.outcome, "share": share}
-        seen = replace(seen, known={**seen.known, frozenset(island): trial}).adding(
-            Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
-        )
         if tried.passed:
             # Fewer may do: each of them is needed for the margin, which is more than the gate asks for.
             cure = replace(
@@ -204,30 +234,47 @@ def try_products(seen: Seen, context: Context) -> Seen:
     assert seen.accumulation is not None
     island = seen.accumulation.nodes
     if seen.baseline.typing == "strong":
-        seen = _try_fp32_sums(seen, context, island)
+        seen = _build_with_sums(seen, context, island)
         if seen.cured:
             return seen
-    context.report(Stage.CURE, f"build with {plural(len(island), 'product')} in FP32", suspected=island)
-    tried = confirm(context.evaluator, island)
-    text = f"with {plural(len(island), 'product')} in FP32 the unobserved engine {_became(tried)}"
-    facts: dict[str, Fact] = {"island": list(island), "outcome": tried.outcome, "note": tried.note}
-    seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): tried.trial}).adding(
-        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts), *_obedience(tried)
-    )
-    price = None
-    if tried.passed and seen.options.timed:
-        price = measure_price(context.evaluator, context.subject.plan(frozenset(island)), island_key(island))
+    seen, tried = _build(seen, context, island, f"{plural(len(island), 'product')} in FP32")
     cure = Cure(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
-    return replace(seen, cure=cure, price=price)
+    price = _price(seen, context, context.subject.plan(island)) if tried.passed else None
+    return replace(seen, tried=tried, cure=cure, price=price)
 
 
 def time_island(seen: Seen, context: Context) -> Seen:
     """Measure what the island costs in latency."""
     assert seen.cure is not None
-    island = seen.cure.island
-    plan = context.subject.plan(frozenset(island), casts=seen.cure.casts)
-    key = casts_key(island) if seen.cure.casts else island_key(island)
-    return replace(seen, price=measure_price(context.evaluator, plan, key))
+    plan = context.subject.plan(seen.cure.island, casts=seen.cure.casts)
+    return replace(seen, price=_price(seen, context, plan))
+
+
+def _price(seen: Seen, context: Context, cured: Plan) -> Price | None:
+    """Time the engine that fails and the one that passes; None where that is not wanted, or they cannot be timed.
+
+    The engines are those of the stages before: nothing is built for this. Where an earlier process built them,
+    there is no price.
+    """
+    evaluator, subject, key = context.evaluator, context.subject, f"price {key_of(cured)}"
+    if not seen.options.timed:
+        return None
+    if (kept := evaluator.journal.recall(key, Price)) is not None:
+        return kept
+    if not evaluator.at_hand.issuperset({BASELINE, key_of(cured)}):
+        return None
+    latencies = []
+    for plan in (subject.plan(), cured):
+        try:
+            engine = evaluator.run(plan, subject.bench.feeds[0], phase=PRICE_PHASE, timing=TIMED).engine
+        except CandidateError:
+            return None
+        if engine is None or engine.latency is None:
+            return None
+        latencies.append(engine.latency.median_ms)
+    price = Price(*latencies)
+    evaluator.journal.keep(key, price)
+    return price
 
 
 def try_whole_kernels(seen: Seen, context: Context) -> Seen:
@@ -236,28 +283,29 @@ def try_whole_kernels(seen: Seen, context: Context) -> Seen:
     assert seen.tried is not None
     subject, cure = context.subject, seen.cure
     chosen = whole_kernels(subject, cure.island, seen.baseline.kernels)
-    island = tuple(unit for unit in subject.units if unit in chosen)
-    plan = subject.plan(frozenset(island))
+    island = subject.ordered(chosen)
+    plan = subject.plan(island)
     if len(island) == len(cure.island) or not context.emulator.evaluate(plan, phase=CURE_PHASE).passed:
         return seen
     context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
     try:
-        tried = confirm(context.evaluator, island)
+        tried = confirm(context.evaluator, plan)
     except BudgetExhaustedError:
         return seen  # what cures is known
-    price = None
-    if tried.passed and seen.options.timed:
-        price = measure_price(context.evaluator, plan, island_key(island))
-    fewer = len(tried.kernels) < len(seen.tried.kernels)
-    faster = fewer if price is None or seen.price is None else price.after_ms < FASTER * seen.price.after_ms
-    taken = tried.passed and faster
+    price = _price(seen, context, plan) if tried.passed else None
     before, after = len(seen.tried.kernels), len(tried.kernels)
+    faster = (
+        after < before
+        if price is None or seen.price is None
+        else price.after_ms < FASTER * seen.price.after_ms
+    )
+    taken = tried.passed and faster
     text = (
         f"the island parts kernels: {before} in place of {len(seen.baseline.kernels)}; with all their nodes in FP32 "
         f"the engine has {after} and {_became(tried)}: {'taken' if taken else 'not taken'}"
     )
-    facts: dict[str, Fact] = {"island": list(island), "kernels": [before, after], "taken": taken}
-    seen = seen.adding(Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts))
+    shown = Evidence.of(EvidenceKind.ISLAND, text, island=list(island), kernels=[before, after], taken=taken)
+    seen = seen.adding(shown)
     if not taken:
         return seen
     return replace(seen, cure=replace(cure, island=island, minimal_on=None), tried=tried, price=price)
@@ -284,7 +332,8 @@ def try_casts(seen: Seen, context: Context) -> Seen:
 
 def search_engine(seen: Seen, context: Context) -> Seen:
     """Search the island on the engine itself, with all that is known as a prior."""
-    context.report(Stage.CURE, "search the island on the engine", suspected=seen.starts)
+    text = "search the island on the engine"
+    context.report(Stage.CURE, text, suspected=seen.starts)
     subject, prediction = context.subject, seen.predicted
     if seen.cure is not None and seen.cure.found:
         hints = [frozenset(seen.cure.island)]
@@ -294,16 +343,10 @@ def search_engine(seen: Seen, context: Context) -> Seen:
         hints += island_hints(subject, seen.starts, prior, {*seen.known, *hints})
         origins = [layer.node for layer in prediction.origins] or seen.starts
         hints += block_hints(subject, origins, {*seen.known, *hints})
-    found = cure_on_engine(
-        context.evaluator,
-        node_scores(subject, prediction, seen.layers),
-        hints,
-        seen.known,
-        SearchSetup(context.journal, "islands", context.follow("search the island on the engine")),
-        prove=seen.options.prove or not prediction.fails,
-        repeats=1 if prediction.fails else REPEATS,
-        kernels=seen.baseline.kernels,
+    options = Options(
+        prove=seen.options.prove or not prediction.fails, repeats=1 if prediction.fails else REPEATS
     )
+    found = cure_on_engine(seen, context, hints, seen.known, options, name="islands", text=text)
     cure = found if found.found or not seen.cured else seen.cure
     unstable = DiagnosisVerdict.NONDETERMINISTIC if found.verdict is SearchVerdict.FLAKY else seen.unstable
     after = replace(seen, cure=cure, unstable=unstable).adding(*found.evidence)
@@ -319,19 +362,61 @@ def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
     """A large island that was not shown to be needed as a whole: leave out what is not needed."""
     text = "leave out what the island does not need"
     context.report(Stage.CURE, text, suspected=found.island)
+    island = frozenset(found.island)
+    known = {**seen.known, island: Evaluation(Outcome.PASS)}
     pruned = cure_on_engine(
-        context.evaluator,
-        node_scores(context.subject, seen.predicted, seen.layers),
-        [frozenset(found.island)],
-        {**seen.known, frozenset(found.island): Evaluation(Outcome.PASS)},
-        SearchSetup(context.journal, "minimal", context.follow(text)),
-        prove=True,
+        seen,
+        context,
+        [island],
+        known,
+        Options(prove=True),
+        name="minimal",
+        text=text,
         phase="minimal",
         most=MOST_PRUNING,
-        kernels=seen.baseline.kernels,
     )
     smaller = pruned.island or pruned.best
     cure = seen.cure
     if smaller is not None and len(smaller) <= len(found.island):
         cure = replace(pruned, island=tuple(smaller), confirmed_on=CANDIDATE)
     return replace(seen, cure=cure).adding(*pruned.evidence)
+
+
+def cure_on_engine(
+    seen: Seen,
+    context: Context,
+    hints: Sequence[frozenset[str]],
+    known: Known,
+    options: Options,
+    *,
+    name: str,
+    text: str,
+    phase: str = CURE_PHASE,
+    most: int | None = None,
+) -> Cure:
+    """The island on an engine that the emulator does not explain.
+
+    Args:
+        seen: what was seen so far.
+        context: the diagnosis under way.
+        hints: islands to try first.
+        known: what was evaluated already.
+        options: of the search.
+        name: of its journal.
+        text: what it does, for whoever follows progress.
+        phase: what the engines are charged to.
+        most: how many evaluations to spend at most, besides the budget.
+    """
+    evaluator, subject = context.evaluator, context.subject
+    if subject.emulated:
+        raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
+    scores = node_scores(subject, seen.predicted, seen.layers)
+    problem = island_problem(subject, scores=scores, hints=hints, kernels=seen.baseline.kernels)
+    setup = SearchSetup(context.journal, name, context.follow(text))
+    result = search_candidate(evaluator, problem, options, known, setup, phase=phase, most=most)
+    cure = cure_of(result, CANDIDATE)
+    relaxed = evaluator.relaxed(subject.plan(cure.island)) if cure.found else None
+    (found,) = cure.evidence
+    why = why_given_up(result)
+    said = f"the search on the engine was given up: {why}" if why else f"{found.text}{relaxed_note(relaxed)}"
+    return replace(cure, given_up=why, relaxed=relaxed, evidence=(replace(found, text=said),))

@@ -8,8 +8,9 @@ from dataclasses import replace
 from harness.diagnosis.context import Context, Cure, Seen
 from harness.diagnosis.handover import core_of, shrink_emulated
 from harness.diagnosis.results import DiagnosisVerdict
-from harness.diagnosis.stages import conclude, emulate_cured
-from harness.diagnosis.steps.engines import observed
+from harness.diagnosis.stages.attribution import conclude
+from harness.diagnosis.stages.observation import observed
+from harness.diagnosis.stages.prediction import emulate_cured
 from harness.errors import HarnessError
 
 
@@ -25,7 +26,7 @@ def meanwhile(seen: Seen, context: Context, cure: Cure) -> None:
         subject = context.subject
         if context.evaluator.has_looked and seen.baseline.tensors:
             seen = replace(seen, observed=observed(context, seen.baseline, frozenset(), inside=False))
-        plan = subject.plan(frozenset(cure.island), fp32_sums=frozenset(cure.fp32_sums))
+        plan = subject.plan(cure.island, fp32_sums=cure.fp32_sums)
         emulate_cured(context, plan, growth=seen.options.growth)
         effects = context.effects(seen.predicted.failing_sample)
         found, _ = conclude(replace(seen, cure=cure), subject, effects)

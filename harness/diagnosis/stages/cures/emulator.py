@@ -1,9 +1,8 @@
-"""Stage 4, cure: the few nodes that must go back to FP32.
+"""Stage 4, cure, on the emulator: the few nodes that must go back to FP32.
 
-On the emulator an evaluation costs milliseconds. If the nodes that introduce far more error than the others cure
-together, only pruning is left; else those are tried that fail when they are lowered alone near where the error
-starts; else every node is lowered alone, and the ranking is searched. On an engine the emulator's island comes
-first, and is mostly enough.
+An evaluation costs milliseconds. If the nodes that introduce far more error than the others cure together, only pruning
+is left; else those are tried that fail when they are lowered alone near where the error starts; else every node is
+lowered alone, and the ranking is searched.
 """
 
 from __future__ import annotations
@@ -12,41 +11,80 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.backends import Observation, Plan, Timing
+from harness.backends import Observation
 from harness.diagnosis.context import (
-    BASELINE,
     LARGE,
+    Context,
     Cure,
     Effects,
     Evaluator,
-    JudgedEvaluation,
     Prediction,
+    Seen,
     Subject,
     inherited,
     nearby,
     outliers,
-    relaxed_note,
 )
-from harness.diagnosis.results import CANDIDATE, EMULATOR, Evidence, EvidenceKind, Fact, Price, Stage
+from harness.diagnosis.results import EMULATOR, Stage
+from harness.diagnosis.stages.cures.margin import RESERVED
 from harness.diagnosis.stages.search import (
     CURE_PHASE,
-    Known,
     SearchSetup,
-    SearchWatch,
-    island_key,
+    cure_of,
     island_problem,
-    search_islands,
+    key_of,
+    search_candidate,
 )
-from harness.errors import CandidateError, UsageError
+from harness.errors import UsageError
 from harness.judge import measure_layers
-from harness.search import Evaluation, Options, Outcome, Result, SearchVerdict
-from harness.text import names, plural
+from harness.search import Evaluation, Options, Outcome
+from harness.tensors import Precision
 
 MOST_SUSPECTS = 64
-PRICE_PHASE = "price"
-REPEATS, WARMUP = 100, 100  # clocks rise while it warms up
 MOST_FOLLOWED = 4
 """So often an error is followed to where it starts next, before every node is lowered alone."""
+
+
+def cure_emulator(seen: Seen, context: Context) -> Seen:
+    """Search the island on the emulator, which is the candidate."""
+    prediction = seen.predicted
+    context.report(Stage.CURE, "try the suspects", suspected=outliers(prediction.introduced))
+    setup = SearchSetup(context.journal, on_progress=context.follow("search the island"))
+    effects = context.effects(prediction.failing_sample)
+    cure = cure_on_emulator(context.evaluator, prediction, effects, setup)
+    return replace(seen, cure=cure).adding(*cure.evidence)
+
+
+def find_prior(seen: Seen, context: Context) -> Seen:
+    """Search the minimal island on the emulator, which stands for the engine."""
+
+    def begin(hint: frozenset[str]) -> None:
+        """Build the engine that is probably wanted next, while nothing less is shown to cure."""
+        if not (seen.sums is not None and seen.sums.fused_away):
+            plan = context.subject.plan(hint)
+            context.evaluator.begin(plan, key_of(plan))
+
+    prior = prior_of(context, seen.predicted, begin)
+    return replace(seen, prior=prior).adding(*prior.evidence)
+
+
+def prior_of(
+    context: Context,
+    prediction: Prediction,
+    on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
+) -> Cure:
+    """The island of the emulator that stands for an engine, found now or before; `on_hint` as in `cure_on_emulator`."""
+    text = "search the island on the emulator"
+    context.report(Stage.CURE, text, suspected=outliers(prediction.introduced))
+    setup = SearchSetup(context.journal, "emulator", context.follow(text))
+    effects = context.effects(prediction.failing_sample)
+
+    def searched() -> Cure:
+        if context.subject.precision is Precision.TF32:  # of which no island is built
+            return cure_on_emulator(context.emulator, prediction, effects, setup)
+        return cure_on_emulator(context.emulator, prediction, effects, setup, share=RESERVED, on_hint=on_hint)
+
+    return context.priors.of(prediction.key, searched)
 
 
 def cure_on_emulator(
@@ -105,8 +143,8 @@ def cure_on_emulator(
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     at_hand = {} if hint is None else {hint: known.pop(hint)}
     options = Options(prove=share == 1.0 and proved)
-    result = search_islands(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
-    return _cure_of(result, EMULATOR)
+    result = search_candidate(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
+    return cure_of(result, EMULATOR)
 
 
 def _with_readers(subject: Subject, hint: frozenset[str]) -> frozenset[str]:
@@ -156,66 +194,6 @@ def _followed(
     return None
 
 
-def confirm(evaluator: Evaluator, island: Sequence[str]) -> JudgedEvaluation:
-    """Evaluate the unobserved candidate once with `island` in FP32, on all samples.
-
-    Raises:
-        BudgetExhaustedError: the limits are reached.
-    """
-    plan = evaluator.subject.plan(frozenset(island))
-    return evaluator.evaluate(plan, phase="confirm", key=island_key(island), thorough=True)
-
-
-def cure_on_engine(
-    evaluator: Evaluator,
-    scores: Mapping[str, float],
-    hints: Sequence[frozenset[str]],
-    known: Known,
-    setup: SearchSetup,
-    *,
-    prove: bool,
-    repeats: int = 1,
-    phase: str = CURE_PHASE,
-    most: int | None = None,
-    kernels: Sequence[Sequence[str]] = (),
-) -> Cure:
-    """The island on an engine that the emulator does not explain.
-
-    Args:
-        evaluator: of a subject whose candidate is an engine.
-        scores: by node, how much it is suspected.
-        hints: islands to try first.
-        known: what was evaluated already.
-        setup: what to run with.
-        prove: confirm each culprit with a build of its own.
-        repeats: builds of each configuration that the answer rests on.
-        phase: what the engines are charged to.
-        most: how many evaluations to spend at most, besides the budget.
-        kernels: the nodes of each kernel of the engine that fails; empty where they are not known.
-    """
-    if evaluator.subject.emulated:
-        raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
-    problem = island_problem(evaluator.subject, scores=scores, hints=hints, kernels=kernels)
-    watch = SearchWatch()
-    result = search_islands(
-        evaluator,
-        problem,
-        Options(prove=prove, repeats=repeats),
-        known,
-        setup,
-        phase=phase,
-        most=most,
-        watch=watch,
-    )
-    cure = _cure_of(result, CANDIDATE)
-    relaxed = evaluator.relaxed(evaluator.subject.plan(frozenset(cure.island))) if cure.found else None
-    (found,) = cure.evidence
-    text = f"{found.text}{relaxed_note(relaxed)}"
-    if watch.given_up:
-        text = f"the search on the engine was given up: {watch.reason}"
-    return replace(cure, given_up=watch.reason, relaxed=relaxed, evidence=(replace(found, text=text),))
-
-
 def _suspects(subject: Subject, prediction: Prediction, suspicion: Mapping[str, float]) -> tuple[str, ...]:
     """Nodes that are worth lowering alone: the most outlying ones, and those just before the error's start."""
     outlying = sorted(outliers(dict(suspicion)), key=lambda node: -suspicion[node])[:MOST_SUSPECTS]
@@ -229,71 +207,3 @@ def _hints(suspicion: Mapping[str, float], alone: Mapping[str, float]) -> list[f
     failing = frozenset(node for node, effect in alone.items() if effect > 1.0)
     outlying = frozenset(outliers(dict(suspicion)))
     return list(dict.fromkeys(hint for hint in (failing, outlying, failing | outlying) if hint))
-
-
-def _cure_of(result: Result, where: str) -> Cure:
-    island = result.culprits if result.answered else ()
-    facts: dict[str, Fact] = {
-        "verdict": result.verdict.value,
-        "evaluations": result.evaluations,
-        "strategies": [strategy.value for strategy in result.strategies],
-        "assumptions": {each.name: each.held for each in result.assumptions},
-        "log": [str(step) for step in result.log],
-    }
-    count = plural(result.evaluations, "evaluation")
-    if result.answered:
-        proof = (
-            "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
-        )
-        text = f"with {names(island)} in FP32 the {where} passes ({proof}; {count})"
-    elif result.tally is not None:
-        again = result.tally
-        facts |= {"passes": again.passes, "fails": again.fails}
-        text = f"the same configuration passed {again.passes} and failed {again.fails} of {again.evaluations} times"
-    else:
-        reason = result.log[-1].text if result.verdict is SearchVerdict.BUDGET else result.verdict
-        text = f"the search on the {where} ended without an answer: {reason}"
-    return Cure(
-        island=island,
-        confirmed_on=where if result.answered else None,
-        minimal_on=where if result.minimal else None,
-        best=result.best,
-        verdict=result.verdict,
-        evidence=(Evidence(Stage.CURE, EvidenceKind.SEARCH, text, facts),),
-        result=result,
-    )
-
-
-def measure_price(evaluator: Evaluator, cured: Plan, key: str) -> Price | None:
-    """Time the engine that fails and the one that passes; None where the candidate cannot be timed.
-
-    The engines are those of the stages before: nothing is built for this. Where an earlier process built them,
-    there is no price.
-
-    Args:
-        evaluator: has evaluated both.
-        cured: the plan that passes.
-        key: the key of its evaluation.
-    """
-    subject, price_key = evaluator.subject, f"price {key}"
-    if (kept := evaluator.journal.recall(price_key, Price)) is not None:
-        return kept
-    if not evaluator.at_hand.issuperset({BASELINE, key}):
-        return None
-    try:
-        before = _median_ms(evaluator, subject.plan())
-        after = _median_ms(evaluator, cured)
-    except CandidateError:
-        return None
-    if before is None or after is None:
-        return None
-    price = Price(before, after)
-    evaluator.journal.keep(price_key, price)
-    return price
-
-
-def _median_ms(evaluator: Evaluator, plan: Plan) -> float | None:
-    timing = Timing(repeats=REPEATS, warmup=WARMUP)
-    feeds = evaluator.subject.bench.feeds[0]
-    engine = evaluator.run(plan, feeds, phase=PRICE_PHASE, timing=timing).engine
-    return None if engine is None or engine.latency is None else engine.latency.median_ms
