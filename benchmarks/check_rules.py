@@ -36,7 +36,7 @@ from benchmarks import torch_exports
 from benchmarks.record import RESULTS, record
 from benchmarks.spread import add_scheduler, each_answer, no_scheduler
 from harness.compiler import GraphView, Kind, Match, ReportCache, compile_model, match_rules
-from harness.environments import Environment, Limits, close_shared, shared_supervisor
+from harness.environments import Environment, WorkerLimits, close_shared, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
 from harness.tensors import Precision, write_bytes
@@ -188,7 +188,7 @@ def ask(pythons: list[str], scheduler: str | None = None) -> None:
     """Ask each release about each model that it was not asked about."""
     known = read_answers()
     for python in pythons:
-        environment = Environment("compiler", (python,), limits=Limits(compile=120))
+        environment = Environment("compiler", (python,), limits=WorkerLimits(compile=120))
         release = shared_supervisor(environment).probe().tensorrt
         answers = known.setdefault(release, {})
         new = [single for single in everything() if single.name not in answers]

@@ -415,13 +415,13 @@ def test_an_error_of_a_candidate_shows_its_evidence(pytester, cases) -> None:
     pytester.makeconftest(
         """
         import dataclasses, pytest
-        from harness.judge import Judge, Reason, Verdict
+        from harness.judge import Judge, RunReason, Verdict
 
         class Dying(Judge):
             def run(self, *arguments):
                 result = super().run(*arguments)
                 return dataclasses.replace(result, verdict=Verdict.ERROR, outputs=(), layers=(),
-                                           why=Reason(detail="the worker died (signal 11)"),
+                                           why=RunReason(detail="the worker died (signal 11)"),
                                            evidence=("[TRT] the last words",))
 
         @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ from .schema import TacticSource as TacticSource
 from .source import call_torch as call_torch
 from .source import example_shapes as example_shapes
 from .source import resolve_model as resolve_model
-from .tolerances import Limits as Limits
+from .tolerances import MetricLimits as MetricLimits
 from .tolerances import Relative as Relative
 from .tolerances import Tolerance as Tolerance
 from .tolerances import merge_tolerances as merge_tolerances

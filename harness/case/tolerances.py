@@ -60,7 +60,7 @@ class Relative(Frozen):
     """What is accepted besides."""
 
 
-class Limits(Frozen):
+class MetricLimits(Frozen):
     """Limits on metrics. Upper limits, but for cosine, sqnr_db, psnr_db and topk_agreement, which are lower limits."""
 
     max_abs: NonNegative | None = None
@@ -112,12 +112,12 @@ class Limits(Frozen):
         return found
 
 
-_LIMITS = frozenset(Limits.model_fields)
+_LIMITS = frozenset(MetricLimits.model_fields)
 _PARAMETERS = ("atol", "rtol", "topk", "quantile", "relative")
-_GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
+_GATED = tuple(name for name in MetricLimits.model_fields if name not in _PARAMETERS)
 
 
-class Tolerance(Limits):
+class Tolerance(MetricLimits):
     """One rule: which tensors it is for, and their limits. Without a selector it is for all."""
 
     model_config = examples(
@@ -137,7 +137,7 @@ class Tolerance(Limits):
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
-        if not any(getattr(self, name) is not None for name in Limits.model_fields):
+        if not any(getattr(self, name) is not None for name in MetricLimits.model_fields):
             raise mistake("a tolerance without a limit; add one, such as `nrmse: 1e-2`")
         if self.slice is not None and (self.layer or not self.output):
             raise mistake("`slice` is of outputs: name them with `output`, and no `layer`")
@@ -168,10 +168,10 @@ def merge_tolerances(
     tensor: str,
     node: str | None = None,
     is_output: bool = False,
-) -> Limits | None:
+) -> MetricLimits | None:
     """The limits of all rules that match a tensor, the later one winning by metric; None if none matches."""
     merged: dict[str, object] = {}
     for rule in rules:
         if rule.matches(precision, tensor=tensor, node=node, is_output=is_output):
             merged.update({name: value for name, value in rule if name in _LIMITS and value is not None})
-    return Limits.model_validate(merged) if merged else None
+    return MetricLimits.model_validate(merged) if merged else None

@@ -28,7 +28,7 @@ from harness.cli.options import (
 )
 from harness.cli.outputs import Outputs, check_history
 from harness.cli.progress import RunProgress, make_progress
-from harness.history import Against, CacheUse, LayerBuilds
+from harness.history import CacheUse, LayerBuilds, OlderSide
 
 if TYPE_CHECKING:
     from harness.history import DriftReport
@@ -90,11 +90,11 @@ HistoryFolder = Annotated[
 ]
 Resume = Annotated[bool, _history("--resume", help="Continue an interrupted run.")]
 ComparedWith = Annotated[
-    Against,
+    OlderSide,
     _history(
         metavar="golden|history",
         help="What to compare a single release with.",
-        parser=choice(Against, "--against"),
+        parser=choice(OlderSide, "--against"),
     ),
 ]
 BaselineUpdate = Annotated[
@@ -138,7 +138,7 @@ def drift(
     confidence: Confidence = 0.99,
     history: HistoryFolder = Path("reports/history"),
     resume: Resume = False,
-    against: ComparedWith = Against.GOLDEN,
+    against: ComparedWith = OlderSide.GOLDEN,
     baseline_update: BaselineUpdate = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,

@@ -49,16 +49,16 @@ from harness.judge import (
     LayerResult,
     MadeWith,
     OutputResult,
-    Reason,
+    RunReason,
     RunResult,
     Selection,
+    Verdict,
     Workbench,
     check_names,
     nothing_to_round,
     over_samples,
     without_origins,
 )
-from harness.judge import Verdict as RunVerdict
 from harness.model import Model
 from harness.tensors import Accumulate, Precision, write_text
 
@@ -307,8 +307,8 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         case=context.subject.bench.case.name,
         precision=context.subject.precision,
         candidate=context.subject.candidate.name,
-        verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        why=Reason.of_outputs(seen.baseline.outputs),  # without those that the reference cannot decide
+        verdict=Verdict.PASS if passed else Verdict.FAIL,
+        why=RunReason.of_outputs(seen.baseline.outputs),  # without those that the reference cannot decide
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
@@ -364,8 +364,8 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
         case=subject.bench.case.name,
         precision=subject.precision,
         candidate=EMULATOR,
-        verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        why=Reason.of_outputs(outputs),
+        verdict=Verdict.PASS if passed else Verdict.FAIL,
+        why=RunReason.of_outputs(outputs),
         outputs=outputs,
         layers=without_origins(layers) if passed else layers,
     )

@@ -1,7 +1,7 @@
 from .config import RESERVED as RESERVED
 from .config import TF32_VARIABLE as TF32_VARIABLE
 from .config import Environment as Environment
-from .config import Limits as Limits
+from .config import WorkerLimits as WorkerLimits
 from .config import check_name as check_name
 from .config import emulated_kernels as emulated_kernels
 from .config import load as load

@@ -57,7 +57,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Limits(_Strict):
+class WorkerLimits(_Strict):
     """How many seconds a worker may take before it is ended, and how much memory it may have.
 
     The first build of a process loads every kernel library: 44 to 86 seconds for a model of 132 nodes on an
@@ -103,7 +103,7 @@ class _Table(_Strict):
     gpu: Annotated[int, Field(strict=True, ge=0)] = 0
     variables: dict[str, Annotated[str, StringConstraints(strict=True)]] = Field(default_factory=dict)
     build: BuildOptions = BuildOptions()
-    limits: Limits = Limits()
+    limits: WorkerLimits = WorkerLimits()
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Environment:
     gpu: int = 0
     variables: tuple[tuple[str, str], ...] = ()
     build: BuildOptions = field(default_factory=BuildOptions)
-    limits: Limits = field(default_factory=Limits)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     source: Path | None = None
     lane: int = 0
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from harness.diagnosis import ByHand, TensorRange
 from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.explore.commands import Order
-from harness.judge import LayerResult, Reason, RunResult, Verdict
+from harness.judge import LayerResult, RunReason, RunResult, Verdict
 from harness.model import NodeInfo
 
 MOST_ROWS = 16
@@ -43,7 +43,7 @@ def run_result(by_hand: ByHand, kept: frozenset[str]) -> RunResult:
         precision=by_hand.subject.precision,
         candidate=by_hand.subject.candidate.name,
         verdict=Verdict.PASS if judged.passed else Verdict.FAIL,
-        why=Reason.of_outputs(judged.outputs),
+        why=RunReason.of_outputs(judged.outputs),
         outputs=judged.outputs,
         layers=tuple(
             replace(layer, introduced=None) if layer.node in kept else layer for layer in by_hand.layers(kept)

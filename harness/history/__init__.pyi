@@ -11,7 +11,7 @@ from .judgement.report import DriftReport as DriftReport
 from .judgement.report import RunDrift as RunDrift
 from .judgement.report import statuses as statuses
 from .judgement.steps import Series as Series
-from .judgement.structure import Change as Change
+from .judgement.structure import ChangeKind as ChangeKind
 from .judgement.structure import StructureChange as StructureChange
 from .judgement.tensors import JudgedTensor as JudgedTensor
 from .judgement.tensors import judged_tensors as judged_tensors
@@ -36,12 +36,12 @@ from .store.places import is_store as is_store
 from .store.places import place_of as place_of
 from .types import REGRESSIONS as REGRESSIONS
 from .types import SEVERITY as SEVERITY
-from .types import Against as Against
 from .types import CacheUse as CacheUse
+from .types import DriftStatus as DriftStatus
 from .types import DriftVerdict as DriftVerdict
 from .types import FailsOn as FailsOn
 from .types import Floors as Floors
 from .types import LayerBuilds as LayerBuilds
+from .types import OlderSide as OlderSide
 from .types import RowKind as RowKind
-from .types import Status as Status
 from .types import Trend as Trend

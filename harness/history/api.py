@@ -23,7 +23,7 @@ from harness.history.judgement import (
 )
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
 from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, place_of, read_info, read_runs
-from harness.history.types import Against, Floors
+from harness.history.types import Floors, OlderSide
 from harness.judge import Judge, Progress, Target, check_names_of, select_cases
 from harness.tensors import Precision
 
@@ -44,7 +44,7 @@ def drift(
     options: DriftOptions | None = None,
     history: Path | str = HISTORY,
     resume: bool = False,
-    against: Against | str = Against.GOLDEN,
+    against: OlderSide | str = OlderSide.GOLDEN,
     baseline_update: bool = False,
     progress: Progress | None = None,
     scheduler: str | None = None,
@@ -106,7 +106,7 @@ def drift(
     waivers = {case.name: case.waivers for case in cases}
     if len(environments) > 1:
         return report_of(info, floors=options.floors, waivers=waivers)
-    if Against(against) is Against.HISTORY:
+    if OlderSide(against) is OlderSide.HISTORY:
         from harness.history.nightly import NIGHTLY_CONFIDENCE, nightly_report
 
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)

@@ -19,7 +19,7 @@ from harness.history.judgement import (
     baseline_text,
 )
 from harness.history.store import NAMES, Row
-from harness.history.types import UNMOVED, CaseRun, RowKind, Status, worst_status
+from harness.history.types import UNMOVED, CaseRun, DriftStatus, RowKind, worst_status
 from harness.judge import Verdict
 from harness.worker.protocol import TENSORRT
 
@@ -105,7 +105,7 @@ def _with_baseline(run: RunDrift, state: BaselineState | None, update: bool) -> 
         what = BaselineUpdate.REFUSED if is_broken(run) else BaselineUpdate.REQUESTED
     if state is None:
         return run
-    status = worst_status(run.status, Status.FAIL) if state.stale else run.status
+    status = worst_status(run.status, DriftStatus.FAIL) if state.stale else run.status
     return replace(run, status=status, baseline=BaselineNote(state, what))
 
 
@@ -142,7 +142,7 @@ def update_baselines(
 
 def is_broken(run: RunDrift) -> bool:
     """Whether builds of a run failed, so that it makes no baseline."""
-    return bool(run.errors) and run.status is not Status.SKIP
+    return bool(run.errors) and run.status is not DriftStatus.SKIP
 
 
 def _engines(records: pd.DataFrame) -> list[tuple[CaseRun, pd.DataFrame]]:

@@ -33,7 +33,7 @@ class CacheUse(StrEnum):
     WITHOUT = "without"
 
 
-class Against(StrEnum):
+class OlderSide(StrEnum):
     """What a single release is compared with."""
 
     GOLDEN = "golden"
@@ -64,7 +64,7 @@ REGRESSIONS = (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE)
 UNMOVED = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 
 
-class Status(StrEnum):
+class DriftStatus(StrEnum):
     """What the drift of a run means for the exit status, the worst last."""
 
     PASS = "pass"
@@ -75,9 +75,9 @@ class Status(StrEnum):
     MISTAKE = "mistake"
 
 
-def worst_status(*statuses: Status) -> Status:
+def worst_status(*statuses: DriftStatus) -> DriftStatus:
     """The worst of `statuses`."""
-    return max(statuses, key=list(Status).index)
+    return max(statuses, key=list(DriftStatus).index)
 
 
 class FailsOn(StrEnum):

@@ -45,9 +45,9 @@ from .results import MadeWith as MadeWith
 from .results import Observed as Observed
 from .results import OutputResult as OutputResult
 from .results import PartResult as PartResult
-from .results import Reason as Reason
 from .results import Region as Region
 from .results import RunError as RunError
+from .results import RunReason as RunReason
 from .results import RunReport as RunReport
 from .results import RunResult as RunResult
 from .results import Score as Score

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.backends import FILE, SAVED, Assumed, Candidate
 from harness.case import Case, RunSpec
 from harness.errors import CandidateError
-from harness.judge.results import Cause, Emulation, Reason
+from harness.judge.results import Cause, Emulation, RunReason
 from harness.judge.workbench import Workbench, profiles_of
 from harness.model import Model, stands_in, units_of
 from harness.tensors import Accumulate, Precision
@@ -193,7 +193,7 @@ class Candidates:
             return count if products == {TENSORRT_RTX} else 1
         return count
 
-    def lacking(self, name: str, case: Case, spec: RunSpec) -> Reason | None:
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> RunReason | None:
         """Why an environment's release is not one to judge this run on: too old for the case, or for the precision.
 
         Raises:
@@ -204,10 +204,12 @@ class Candidates:
         probe = shared_supervisor(select(name, self.environments)).probe()
         if not case.allows_release(probe.tensorrt, PACKAGE_OF[probe.product]):
             needed = ", ".join(case.required_releases)
-            return Reason(Cause.RELEASE, f"needs {needed}, and {name} has {probe.product} {probe.tensorrt}")
+            return RunReason(
+                Cause.RELEASE, f"needs {needed}, and {name} has {probe.product} {probe.tensorrt}"
+            )
         if spec.precision not in probe.capabilities:
             detail = f"{probe.product} {probe.tensorrt} has no precision {spec.precision}"
-            return Reason(Cause.PRECISION, detail)
+            return RunReason(Cause.PRECISION, detail)
         return None
 
     def again(self, lane: int = 0) -> Candidates:

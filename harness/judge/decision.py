@@ -14,7 +14,7 @@ from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
 from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
-from harness.judge.results import Cause, Reason, Region, Verdict
+from harness.judge.results import Cause, Region, RunReason, Verdict
 from harness.judge.workbench import Workbench, profiles_of
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
 
@@ -23,7 +23,7 @@ class Decision(NamedTuple):
     """A verdict, and what decided it."""
 
     verdict: Verdict
-    why: Reason
+    why: RunReason
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def by_gates(question: Question) -> Decision:
 
 def _by_outputs(question: Question) -> Decision:
     found, spec = question.found, question.spec
-    why = Reason.of_outputs(found.outputs)
+    why = RunReason.of_outputs(found.outputs)
     if found.passed and not question.expects_failure:
         told = replace(why, selections=found.selections, precision=found.judged_as, scores=found.scores)
         return Decision(Verdict.PASS, told)
@@ -101,14 +101,14 @@ def _by_outputs(question: Question) -> Decision:
         return Decision(Verdict.FAIL, why)
     expected = spec.reason or ""
     if found.passed:
-        return Decision(Verdict.XPASS, Reason(Cause.UNEXPECTED_PASS, expected=expected))
+        return Decision(Verdict.XPASS, RunReason(Cause.UNEXPECTED_PASS, expected=expected))
     starts = tuple(dict.fromkeys(layer.node for layer in found.layers if layer.origin))
     if found.layers and spec.origin and not _starts_as_expected(set(starts), found.regions, set(spec.origin)):
-        elsewhere = Reason(
+        elsewhere = RunReason(
             Cause.OTHER_ORIGIN, starts=starts, regions=found.regions, origin=tuple(spec.origin)
         )
         return Decision(Verdict.FAIL, elsewhere)
-    return Decision(Verdict.XFAIL, Reason(Cause.EXPECTED, expected=expected))
+    return Decision(Verdict.XFAIL, RunReason(Cause.EXPECTED, expected=expected))
 
 
 def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected: set[str]) -> bool:
@@ -125,7 +125,7 @@ def by_scores(question: Question, decision: Decision) -> Decision:
     """A metric of the user's own that drops fails a run that passes."""
     dropped = tuple(each for each in question.found.scores if not each.passed)
     if decision.verdict is Verdict.PASS and dropped:
-        return Decision(Verdict.FAIL, Reason(Cause.SCORE, scores=dropped[:1]))
+        return Decision(Verdict.FAIL, RunReason(Cause.SCORE, scores=dropped[:1]))
     return decision
 
 
@@ -136,13 +136,13 @@ def by_golden(question: Question, decision: Decision) -> Decision:
         return decision
     if golden.message is None:
         return decision
-    return Decision(Verdict.FAIL, Reason(Cause.GOLDEN_CHANGED, golden.message))
+    return Decision(Verdict.FAIL, RunReason(Cause.GOLDEN_CHANGED, golden.message))
 
 
 def by_export(question: Question, decision: Decision) -> Decision:
     """An exported file that is not its PyTorch module fails."""
     if decision.verdict is Verdict.PASS and (fault := question.bench.export_fault):
-        return Decision(Verdict.FAIL, Reason(Cause.EXPORT, fault))
+        return Decision(Verdict.FAIL, RunReason(Cause.EXPORT, fault))
     return decision
 
 
@@ -150,7 +150,7 @@ def by_shapes(question: Question, decision: Decision) -> Decision:
     """Another shape of a declared profile that is wrong fails a run that passes."""
     wrong = next((each for each in question.found.shapes if each.fault), None)
     if decision.verdict is Verdict.PASS and wrong is not None and profiles_of(question.bench.case):
-        return Decision(Verdict.FAIL, Reason(Cause.SHAPE, shape=wrong))
+        return Decision(Verdict.FAIL, RunReason(Cause.SHAPE, shape=wrong))
     return decision
 
 
@@ -159,7 +159,7 @@ def by_file(question: Question, decision: Decision) -> Decision:
     if not question.own_fault or decision.verdict not in (Verdict.PASS, Verdict.XPASS):
         return decision
     verdict = Verdict.XFAIL if decision.verdict is Verdict.XPASS else Verdict.FAIL
-    return Decision(verdict, Reason(Cause.FILE, own=question.found.own.gist))
+    return Decision(verdict, RunReason(Cause.FILE, own=question.found.own.gist))
 
 
 def by_waiver(question: Question, decision: Decision) -> Decision:

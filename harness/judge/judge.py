@@ -24,7 +24,7 @@ from harness.judge.checks import find_baked_behind
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
-from harness.judge.results import Cause, Reason, RunError, RunResult, Verdict, baked_text
+from harness.judge.results import Cause, RunError, RunReason, RunResult, Verdict, baked_text
 from harness.judge.workbench import Workbench
 
 
@@ -160,7 +160,7 @@ class Judge:
         blank, bench = blank_result(case, spec, candidate), self.bench(case)
         if missing := bench.missing_packages():
             detail = f"needs {', '.join(missing)}, which is not installed"
-            return replace(blank, why=Reason(Cause.PACKAGE, detail))
+            return replace(blank, why=RunReason(Cause.PACKAGE, detail))
         try:
             check_names(case, bench.model)
             self.assume(bench, candidate)
@@ -229,7 +229,7 @@ def _ruined(blank: RunResult, spec: RunSpec, error: ReferenceNotFiniteError) -> 
     detail = f"the file itself: {error.own}; {error.count} elements of output {error.tensor!r} are not finite"
     detail = f"{detail}; {error.hint}"
     verdict = Verdict.XFAIL if spec.expects_failure(blank.candidate) else Verdict.FAIL
-    return replace(blank, verdict=verdict, why=Reason(Cause.FILE, detail))
+    return replace(blank, verdict=verdict, why=RunReason(Cause.FILE, detail))
 
 
 def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
@@ -260,7 +260,7 @@ def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = Fals
     return replace(
         blank,
         verdict=Verdict.ERROR,
-        why=Reason(cause, error=details),
+        why=RunReason(cause, error=details),
         evidence=error.evidence if isinstance(error, CandidateError | InternalError) else (),
         mistake=not isinstance(error, CandidateError | InternalError),
     )
@@ -269,13 +269,15 @@ def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = Fals
 def _skipped(blank: RunResult, bench: Workbench, why: str) -> RunResult:
     """A run that judges nothing; what a model's own roundings cost is said nevertheless."""
     if not bench.model.quantized and not bench.model.own_tensors:
-        return replace(blank, why=Reason(Cause.NOTHING_TO_ROUND, why))
+        return replace(blank, why=RunReason(Cause.NOTHING_TO_ROUND, why))
     own = bench.own_roundings
     ruined = own.fault and bench.case.reference is None
     return replace(
         blank,
         verdict=Verdict.FAIL if ruined else blank.verdict,
-        why=Reason(Cause.FILE, own=own.gist) if ruined else Reason(Cause.NOTHING_TO_ROUND, why, own=own.gist),
+        why=RunReason(Cause.FILE, own=own.gist)
+        if ruined
+        else RunReason(Cause.NOTHING_TO_ROUND, why, own=own.gist),
         warnings=own.warnings,
         own_roundings=own.facts,
     )

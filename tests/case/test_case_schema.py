@@ -12,7 +12,7 @@ from harness.case import (
     BuildOptions,
     Case,
     InputSpec,
-    Limits,
+    MetricLimits,
     RunSpec,
     Tolerance,
     Waiver,
@@ -172,9 +172,9 @@ def test_without_a_matching_rule_there_are_no_limits():
 
 
 def test_atol_and_topk_imply_their_gates():
-    assert Limits(rtol=1e-2).gates() == {"mismatch_fraction": 0.0}
-    assert Limits(atol=1e-2, mismatch_fraction=0.1).gates() == {"mismatch_fraction": 0.1}
-    assert Limits(topk=5).gates() == {"topk_agreement": 1.0}
+    assert MetricLimits(rtol=1e-2).gates() == {"mismatch_fraction": 0.0}
+    assert MetricLimits(atol=1e-2, mismatch_fraction=0.1).gates() == {"mismatch_fraction": 0.1}
+    assert MetricLimits(topk=5).gates() == {"topk_agreement": 1.0}
 
 
 @given(

@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from harness.case import Limits, Tolerance
+from harness.case import MetricLimits, Tolerance
 from harness.comparison import (
     DEFAULT_GATES,
     LOWER_BOUNDED,
@@ -87,7 +87,7 @@ class TestGate:
         assert {field.name for field in fields(Metrics)} >= UPPER_BOUNDED | LOWER_BOUNDED
 
     def test_every_limit_of_a_case_has_a_gate(self) -> None:
-        limits = set(Limits.model_fields) - {"atol", "rtol", "topk", "quantile", "relative"}
+        limits = set(MetricLimits.model_fields) - {"atol", "rtol", "topk", "quantile", "relative"}
         assert limits <= UPPER_BOUNDED | LOWER_BOUNDED
 
 

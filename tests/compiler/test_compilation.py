@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 
 from harness.case import BuildOptions
 from harness.compiler import ReportCache, compile_model, kernels_of
-from harness.environments import Environment, Limits, Supervisor
+from harness.environments import Environment, Supervisor, WorkerLimits
 from harness.errors import BuildFailedError, NothingSelectedError, UnsupportedByReleaseError
 from harness.model import Model, load_model
 from harness.tensors import Precision
 
-LIMITS = Limits(compile=2.0, idle=1.0, memory_gib=1.0)
+LIMITS = WorkerLimits(compile=2.0, idle=1.0, memory_gib=1.0)
 ADAPTER = Path(__file__).with_name("fake_compiler.py")
 
 

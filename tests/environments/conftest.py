@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import Environment, Limits, Supervisor
+from harness.environments import Environment, Supervisor, WorkerLimits
 from harness.worker import protocol
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
@@ -53,7 +53,7 @@ def scratch(
 @pytest.fixture
 def environment() -> Environment:
     return Environment(
-        name="fake-8.6", command=(sys.executable,), limits=Limits(start=20, build=10, inference=10)
+        name="fake-8.6", command=(sys.executable,), limits=WorkerLimits(start=20, build=10, inference=10)
     )
 
 

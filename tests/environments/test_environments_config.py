@@ -9,7 +9,7 @@ import pytest
 
 from harness.case import BuildOptions, find_config
 from harness.environments import (
-    Limits,
+    WorkerLimits,
     add_environment,
     check_name,
     load,
@@ -52,10 +52,10 @@ def test_a_file_becomes_environments(tmp_path: Path) -> None:
         tactic_sources=("jit_convolutions", "edge_mask_convolutions"), workspace_mib=512
     )
     assert first.build.model_fields_set == {"tactic_sources", "workspace_mib"}
-    assert first.limits == Limits(build=60)
+    assert first.limits == WorkerLimits(build=60)
     assert first.source == path
     assert second.command[1:] == ("run", "--gpus", "device={gpu}", "python3")
-    assert (second.gpu, second.build, second.limits) == (0, BuildOptions(), Limits())
+    assert (second.gpu, second.build, second.limits) == (0, BuildOptions(), WorkerLimits())
     assert len({first, second}) == 2  # hashable
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import Environment, Limits, Supervisor
+from harness.environments import Environment, Supervisor, WorkerLimits
 from harness.environments.process import WorkerProcess
 from harness.errors import (
     BuildFailedError,
@@ -106,7 +106,7 @@ def test_a_hang_is_ended_at_its_limit_and_the_evidence_says_where_it_was(
 
 
 def test_limits_of_the_environment_apply_by_kind_of_request(environment: Environment, build: Build) -> None:
-    supervisor = Supervisor(replace(environment, limits=Limits(build=0.5)), adapter=MISBEHAVING)
+    supervisor = Supervisor(replace(environment, limits=WorkerLimits(build=0.5)), adapter=MISBEHAVING)
     with pytest.raises(WorkerTimeoutError, match="raise `limits` of fake"):
         supervisor.call(build("sleep"))
     supervisor.close()
@@ -161,7 +161,9 @@ def test_a_program_that_is_not_there_is_reported_with_what_to_correct(environmen
 
 def test_a_program_that_never_connects_is_ended(environment: Environment) -> None:
     with pytest.raises(WorkerTimeoutError, match="during its start"):
-        WorkerProcess(replace(environment, command=("/bin/sh", "-c", "sleep 3600"), limits=Limits(start=0.3)))
+        WorkerProcess(
+            replace(environment, command=("/bin/sh", "-c", "sleep 3600"), limits=WorkerLimits(start=0.3))
+        )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_worker_that_cannot_start_is_not_tried_for_ever(
     environment: Environment, monkeypatch: pytest.MonkeyPatch, at_start: str, error: str
 ) -> None:
     monkeypatch.setenv("MISBEHAVE", at_start)
-    supervisor = Supervisor(replace(environment, limits=Limits(start=0.8)), adapter=MISBEHAVING)
+    supervisor = Supervisor(replace(environment, limits=WorkerLimits(start=0.8)), adapter=MISBEHAVING)
     for _ in range(2):
         with pytest.raises(CandidateError, match=error):
             supervisor.probe()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import Environment, Limits, Supervisor, close_shared, shared_supervisor
+from harness.environments import Environment, Supervisor, WorkerLimits, close_shared, shared_supervisor
 from harness.environments.caches import CacheFile
 from harness.environments.folders import ScratchFolder, cache_folder, data_folder, scratch_root, sweep
 from harness.environments.process import LogTail
@@ -193,7 +193,7 @@ def test_the_product_is_known_before_it_is_loaded(tmp_path: Path) -> None:
     """Importing it takes a second and more, which others need not wait for."""
     (tmp_path / "tensorrt_rtx.py").write_text("import time\ntime.sleep(600)\n")
     variables = (("PYTHONPATH", str(tmp_path)),)
-    where = Environment("rtx", (sys.executable,), variables=variables, limits=Limits(start=4.0))
+    where = Environment("rtx", (sys.executable,), variables=variables, limits=WorkerLimits(start=4.0))
     supervisor = Supervisor(where, keep_cache=False)
     assert supervisor.product() == protocol.TENSORRT_RTX
     assert not supervisor.running, "it is still being loaded"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.history.store.engines import write_reason
 from harness.history.store.schema import Row
-from harness.judge import Reason
+from harness.judge import RunReason
 
 Errors = Sequence[float]
 
@@ -22,7 +22,9 @@ def typed(rows: list[dict[str, Any]]) -> list[Row]:
 def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """A row as the history keeps it; what decided its verdict may stand in `reason` as a sentence."""
     others = {name: value for name, value in row.items() if name != "reason"}
-    return {**others, "why": write_reason(Reason(detail=row["reason"] or ""))} if "reason" in row else others
+    return (
+        {**others, "why": write_reason(RunReason(detail=row["reason"] or ""))} if "reason" in row else others
+    )
 
 
 def tensor_rows(

@@ -13,7 +13,7 @@ import harness
 from harness.case import Waiver, load_case
 from harness.errors import GoldenError, UsageError
 from harness.golden import Baseline, BaselineStore, sm_of
-from harness.history import DriftOptions, DriftReport, DriftVerdict, Floors, Status
+from harness.history import DriftOptions, DriftReport, DriftStatus, DriftVerdict, Floors
 from harness.history.api import compare_with_baselines
 from harness.history.judgement.runs import compare_pair, pairs_of
 from harness.history.store.files import MatrixPlan, RunWriter, list_runs, read_runs
@@ -80,7 +80,7 @@ def test_a_release_is_compared_with_its_baseline(tiny_cases, drift, path: Path) 
     assert report.old.startswith("baseline of emulator:fp16, ")
     report = drift(FAULTY)
     (run,) = report.runs
-    assert (run.status, report.exit_code) == (Status.FAIL, 1)
+    assert (run.status, report.exit_code) == (DriftStatus.FAIL, 1)
     assert [origin.node for origin in run.origins] == ["square"]
 
 
@@ -143,7 +143,7 @@ def test_a_baseline_of_another_case_fails_the_run_until_it_is_rewritten(
     case = folder / "clean.case.yaml"
     case.write_text(case.read_text() + "seed: 5\n")
     report = drift(CALM)
-    assert (report.runs[0].status, report.exit_code) == (Status.FAIL, 1)
+    assert (report.runs[0].status, report.exit_code) == (DriftStatus.FAIL, 1)
     assert "the case has changed since the baseline" in report.runs[0].reason
     assert report.runs[0].verdict is None, "errors of other inputs are not compared"
     drift(CALM, baseline_update=True)
@@ -198,34 +198,34 @@ def waiver(**changes) -> Waiver:
 
 
 def test_a_waiver_turns_a_known_drift_into_an_expected_one() -> None:
-    assert judged().status is Status.FAIL
+    assert judged().status is DriftStatus.FAIL
     run = judged(waiver())
-    assert (run.status, run.verdict) == (Status.XFAIL, DriftVerdict.REGRESSED)
+    assert (run.status, run.verdict) == (DriftStatus.XFAIL, DriftVerdict.REGRESSED)
     assert "waived until 2026-12-31: known, fixed in 10.14" in run.reason
 
 
 def test_an_expired_waiver_is_a_failure_that_says_so() -> None:
-    assert judged(waiver(), today=datetime.date(2026, 12, 31)).status is Status.XFAIL
+    assert judged(waiver(), today=datetime.date(2026, 12, 31)).status is DriftStatus.XFAIL
     run = judged(waiver(), today=datetime.date(2027, 1, 1))
-    assert run.status is Status.FAIL
+    assert run.status is DriftStatus.FAIL
     assert "the waiver expired on 2026-12-31: known" in run.reason
 
 
 @pytest.mark.parametrize("other", [{"tensorrt": ">=10.14"}, {"precision": "bf16"}, {"environment": "trt-9*"}])
 def test_a_waiver_of_something_else_changes_nothing(other: dict[str, str]) -> None:
     run = judged(waiver(**other))
-    assert (run.status, run.waived) == (Status.FAIL, None)
+    assert (run.status, run.waived) == (DriftStatus.FAIL, None)
 
 
 def test_a_waiver_may_cover_an_engine_that_cannot_be_built() -> None:
     broken = {"verdict": "error", "reason": "no implementation"}
-    assert judged(**broken).status is Status.ERROR
-    assert judged(waiver(), **broken).status is Status.XFAIL
+    assert judged(**broken).status is DriftStatus.ERROR
+    assert judged(waiver(), **broken).status is DriftStatus.XFAIL
 
 
 def test_a_waiver_without_a_drift_is_not_mentioned() -> None:
     run = judged(waiver(), new=[1e-3, 1e-3, 1.01e-3])
-    assert run.status is Status.PASS
+    assert run.status is DriftStatus.PASS
     assert "waive" not in run.reason
 
 
@@ -253,7 +253,7 @@ def test_no_baseline_is_written_of_builds_that_failed(tiny_cases, drift, path: P
     drift(CALM)
     report = with_failed_builds(tmp_path, folder, 1, update=True)
     (run,) = report.runs
-    assert (run.status, report.written, path.exists()) == (Status.ERROR, (), False)
+    assert (run.status, report.written, path.exists()) == (DriftStatus.ERROR, (), False)
     assert run.reason.endswith("; no baseline is written, as builds failed")
     report = with_failed_builds(tmp_path, folder, 1, update=False)
     assert "no baseline is written" not in report.runs[0].reason

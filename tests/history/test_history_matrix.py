@@ -26,10 +26,10 @@ from harness.errors import EnvironmentConfigError, HistoryError, NothingSelected
 from harness.history import (
     CacheUse,
     DriftOptions,
+    DriftStatus,
     DriftVerdict,
     Floors,
     LayerBuilds,
-    Status,
     read_reason,
     report_of,
 )
@@ -61,7 +61,7 @@ def drift(tmp_path: Path):
 def test_the_same_release_under_another_seed_does_not_drift(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), OLD, NEW)
     (run,) = report.runs
-    assert (run.status, run.verdict, report.exit_code) == (Status.PASS, DriftVerdict.WITHIN_NOISE, 0)
+    assert (run.status, run.verdict, report.exit_code) == (DriftStatus.PASS, DriftVerdict.WITHIN_NOISE, 0)
     assert report.newer == (NEW,)
     frame = report.to_frame()
     assert set(frame["verdict"]) <= {"within noise", "same"}
@@ -89,7 +89,7 @@ def test_the_history_keeps_why_as_a_code_with_its_fields(tiny_cases, drift, tmp_
 def test_a_planted_fault_is_found_at_its_node_and_offers_no_command(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), OLD, f"{NEW},plant=square@bf16")
     (run,) = report.runs
-    assert (run.status, report.exit_code) == (Status.FAIL, 1)
+    assert (run.status, report.exit_code) == (DriftStatus.FAIL, 1)
     assert run.verdict in (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE)
     assert [origin.node for origin in run.origins] == ["square"]
     assert run.command == "", "the plain emulator has no such fault"
@@ -134,8 +134,8 @@ def test_releases_may_be_precisions(tiny_cases, drift) -> None:
 def test_several_newer_releases_are_compared_with_the_first(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), OLD, NEW, f"{NEW},plant=square@bf16", repeats=3)
     assert [(run.old, run.new, run.status) for run in report.runs] == [
-        (OLD, NEW, Status.PASS),
-        (OLD, f"{NEW},plant=square@bf16", Status.FAIL),
+        (OLD, NEW, DriftStatus.PASS),
+        (OLD, f"{NEW},plant=square@bf16", DriftStatus.FAIL),
     ]
     assert len(report.to_frame()["release"].unique()) == 2
 
@@ -182,7 +182,7 @@ def test_a_node_that_no_output_is_computed_from_is_no_origin(tmp_path: Path) -> 
         path, environments=["emulator:fp16", "emulator:bf16"], precisions=["fp16"], history=history
     )
     (run,) = report.runs
-    assert run.status is Status.FAIL
+    assert run.status is DriftStatus.FAIL
     assert [origin.node for origin in run.origins] == ["grow"]
     rows = harness.load_history(history)
     outputs = rows[rows["kind"] == "output"]
@@ -263,7 +263,11 @@ def test_what_was_not_edited_is_resumed(drift, tmp_path: Path) -> None:
 def test_a_wrong_case_leaves_a_row_and_the_others_go_on(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean", "mistaken", "skipped"), OLD, NEW, repeats=2)
     statuses = {run.case: run.status for run in report.runs}
-    assert statuses == {"clean": Status.PASS, "mistaken": Status.MISTAKE, "skipped": Status.SKIP}
+    assert statuses == {
+        "clean": DriftStatus.PASS,
+        "mistaken": DriftStatus.MISTAKE,
+        "skipped": DriftStatus.SKIP,
+    }
     assert report.exit_code == 2
     mistaken = next(run for run in report.runs if run.case == "mistaken")
     assert "skale" in mistaken.reason
@@ -281,7 +285,10 @@ def test_a_surprise_ends_one_run_and_not_the_night(tiny_cases, drift, monkeypatc
 
     monkeypatch.setattr(EmulatedBuild, "evaluate", fail)
     report = drift(tiny_cases("clean", "failing"), OLD, NEW, repeats=2)
-    assert {run.case: run.status for run in report.runs} == {"clean": Status.ERROR, "failing": Status.PASS}
+    assert {run.case: run.status for run in report.runs} == {
+        "clean": DriftStatus.ERROR,
+        "failing": DriftStatus.PASS,
+    }
     assert "internal error: ZeroDivisionError: of our own making" in report.runs[0].reason
     assert report.exit_code == 3
 
@@ -398,7 +405,7 @@ def two_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers, tmp_path: Path) -> None:
     report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3)
     (run,) = report.runs
-    assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.SAME)
+    assert (run.status, run.verdict) == (DriftStatus.PASS, DriftVerdict.SAME)
     plain = [(name, request.options.timing_cache) for name, request in workers if not request.marks]
     assert plain == [(name, cached) for name in ("old", "new") for cached in (True, False, False)]
     marked = [name for name, request in workers if request.marks]
@@ -462,7 +469,7 @@ def test_layers_observed_in_one_build_do_not_drift_while_the_outputs_are_calm(ti
     )
     (run,) = compare_pair(frame, pair, floors=Floors(), repeats=3).runs
     assert DriftVerdict.REGRESSED in run.counts["layer"] or DriftVerdict.NEW_FAILURE in run.counts["layer"]
-    assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.WITHIN_NOISE)
+    assert (run.status, run.verdict) == (DriftStatus.PASS, DriftVerdict.WITHIN_NOISE)
 
 
 def test_releases_on_different_gpus_are_built_side_by_side(
@@ -507,7 +514,10 @@ def test_an_interruption_ends_the_builds_on_all_gpus(
     (info,) = list_runs(tmp_path / "h")
     assert (info.finished, [path.stem for path in info.files]) == (False, ["broken@fp16"])
     report = drift(engine_case, "old", "new", repeats=3, resume=True)
-    assert {run.case: run.status for run in report.runs} == {"broken": Status.ERROR, "norm": Status.PASS}
+    assert {run.case: run.status for run in report.runs} == {
+        "broken": DriftStatus.ERROR,
+        "norm": DriftStatus.PASS,
+    }
 
 
 def test_after_the_time_limit_no_further_build_begins_and_the_report_says_so(
@@ -515,7 +525,7 @@ def test_after_the_time_limit_no_further_build_begins_and_the_report_says_so(
 ) -> None:
     report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3, run_limit=1e-3)
     (run,) = report.runs
-    assert run.status is Status.ERROR, "and a build that takes longer is ended"
+    assert run.status is DriftStatus.ERROR, "and a build that takes longer is ended"
     assert "0.001" in run.reason
     shutil.rmtree(tmp_path / "h")
     limit = 3000.0  # what is left of it bounds real builds, too
@@ -525,7 +535,7 @@ def test_after_the_time_limit_no_further_build_begins_and_the_report_says_so(
         patch.setattr("harness.history.matrix.run.time", clock)
         report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3, run_limit=limit)
     (run,) = report.runs
-    assert run.status is Status.PASS
+    assert run.status is DriftStatus.PASS
     assert run.reason.endswith(
         "old: 2 of 3 builds within the time limit; new: 2 of 3 builds within the time limit"
     )
@@ -536,7 +546,7 @@ def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(
 ) -> None:
     report = drift(engine_case, "old", "new", repeats=2)
     statuses = {run.case: run.status for run in report.runs}
-    assert statuses == {"broken": Status.ERROR, "norm": Status.PASS}
+    assert statuses == {"broken": DriftStatus.ERROR, "norm": DriftStatus.PASS}
     assert report.exit_code == 3
     broken = next(run for run in report.runs if run.case == "broken")
     assert "no implementation" in broken.reason

@@ -10,7 +10,7 @@ import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
-from harness.history import DriftVerdict, Floors, RunDrift, Status
+from harness.history import DriftStatus, DriftVerdict, Floors, RunDrift
 from harness.history.judgement.runs import Pair, compare_pair, pairs_of
 
 CALM = [1e-3, 1.01e-3, 0.99e-3]
@@ -44,7 +44,7 @@ def test_an_expired_waiver_lets_no_engine_pass_that_cannot_be_built() -> None:
     broken = engine_rows("new", verdict="error", reason="no implementation")
     waiver = Waiver.model_validate({"reason": "known", "expires": "2026-05-31"})
     run = compared(built("old"), broken, waivers=(waiver,))
-    assert run.status is Status.ERROR
+    assert run.status is DriftStatus.ERROR
     assert "the waiver expired on 2026-05-31: known" in run.reason
 
 
@@ -53,7 +53,7 @@ def test_the_worst_of_what_kept_builds_from_being_judged_decides(verdicts: tuple
     engines = engine_rows("new")
     for row, verdict in zip(engines, verdicts, strict=True):
         row |= {"verdict": verdict, "reason": f"{verdict}: why"}
-    assert compared(built("old"), engines, tensor_rows("new", CALM)).status is Status.ERROR
+    assert compared(built("old"), engines, tensor_rows("new", CALM)).status is DriftStatus.ERROR
 
 
 def test_a_layer_beyond_its_gate_is_worse_and_fails_no_run_by_itself() -> None:
@@ -81,7 +81,12 @@ def test_what_neither_release_can_do_comes_below_a_drift_and_above_what_passes()
     skipped = [engine_rows(release, verdict="skip", reason="no fp8") for release in ("old", "new")]
     drifted = compared(built("old"), engine_rows("new"), tensor_rows("new", [5e-3] * 3))
     runs = [compared(*skipped), compared(built("old"), built("new")), compared(*broken), drifted]
-    assert [run.status for run in runs] == [Status.SKIP, Status.PASS, Status.ERROR, Status.FAIL]
+    assert [run.status for run in runs] == [
+        DriftStatus.SKIP,
+        DriftStatus.PASS,
+        DriftStatus.ERROR,
+        DriftStatus.FAIL,
+    ]
     assert sorted(runs, key=lambda run: run.severity) == runs
 
 
@@ -103,14 +108,17 @@ def nightly(*nights: Rows) -> RunDrift:
 def test_a_night_that_could_not_be_judged_is_left_out_of_those_before(verdict: str) -> None:
     broken = engine_rows("new", 1, verdict=verdict, reason="the builder failed")
     run = nightly(*[built("new")] * 9, broken, built("new"))
-    assert (run.status, run.verdict, run.errors) == (Status.PASS, DriftVerdict.SAME, ())
+    assert (run.status, run.verdict, run.errors) == (DriftStatus.PASS, DriftVerdict.SAME, ())
     assert run.reason.endswith("; without 1 of 28 earlier builds, which could not be judged")
 
 
 def test_what_cannot_be_built_tonight_is_an_error_and_nothing_new_if_it_never_could() -> None:
     broken = engine_rows("new", verdict="error", reason="no kernel")
     tonight = nightly(built("new"), built("new"), broken)
-    assert (tonight.status, [str(error) for error in tonight.errors]) == (Status.ERROR, ["new: no kernel"])
+    assert (tonight.status, [str(error) for error in tonight.errors]) == (
+        DriftStatus.ERROR,
+        ["new: no kernel"],
+    )
     ever = nightly(built("new"), broken, broken, broken)
     assert [str(error) for error in ever.errors] == ["the nights before: no kernel", "new: no kernel"]
 

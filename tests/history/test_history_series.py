@@ -17,7 +17,7 @@ from rich.console import Console
 
 import harness
 from harness.errors import HistoryError
-from harness.history import Change, DriftOptions, DriftVerdict, Floors, Status, nightly_report
+from harness.history import ChangeKind, DriftOptions, DriftStatus, DriftVerdict, Floors, nightly_report
 from harness.history.judgement.outcome import Fact, FactChange
 from harness.history.judgement.steps import MIN_NIGHTS
 from harness.history.nightly.series import series_of
@@ -81,7 +81,7 @@ def test_a_night_like_the_others_does_not_drift(tmp_path: Path) -> None:
     nights(tmp_path, noisy(31))
     report = nightly_report(tmp_path)
     (run,) = report.runs
-    assert (run.status, run.verdict, report.exit_code) == (Status.PASS, DriftVerdict.WITHIN_NOISE, 0)
+    assert (run.status, run.verdict, report.exit_code) == (DriftStatus.PASS, DriftVerdict.WITHIN_NOISE, 0)
     assert report.old == "the 30 runs before"
     assert report.releases == ("the 30 runs before", "trt")
     assert set(report.tensors["old_builds"]) == {30}
@@ -92,7 +92,7 @@ def test_a_fault_is_reported_on_its_first_night(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(30), 2e-3])
     report = nightly_report(tmp_path)
     (run,) = report.runs
-    assert (run.status, run.verdict) == (Status.FAIL, DriftVerdict.REGRESSED)
+    assert (run.status, run.verdict) == (DriftStatus.FAIL, DriftVerdict.REGRESSED)
     assert [origin.node for origin in run.origins] == ["t0"]
     assert run.command.endswith("--precision fp16 --env trt")
     assert all(one.steps == () for one in report.series), "one night is no step"
@@ -107,7 +107,7 @@ def test_a_step_is_reported_with_its_night(tmp_path: Path) -> None:
     (step,) = one.steps
     assert one.night(step).startswith("20260126")
     assert report.to_dict()["steps"][0]["run"] == one.night(step)
-    assert report.runs[0].status is Status.PASS, "the newest night is like those before it"
+    assert report.runs[0].status is DriftStatus.PASS, "the newest night is like those before it"
     assert f"; y, sample 0: 1.9e-3 since {one.night(step)}, 1.2e-3 before" in report.runs[0].reason
     assert (report.rises, report.creeping, report.exit_code) == (1, 0, 0)
     assert answer(report) == "Nothing moved beyond noise on trt; 1 output rose in an earlier night."
@@ -170,7 +170,7 @@ def test_a_given_night_is_compared_only_with_those_before_it(tmp_path: Path) -> 
     tonight = list_newest(tmp_path, 3)[0]
     report = nightly_report(tmp_path, newest=tonight)
     assert (report.run, report.old) == (tonight.run, "the 7 runs before")
-    assert report.runs[0].status is Status.PASS
+    assert report.runs[0].status is DriftStatus.PASS
 
 
 def test_runs_without_a_case_of_the_night_do_not_count(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_nights_of_another_question_are_left_out(tmp_path: Path, asked: str) -> 
         write_night(tmp_path, night, error, **{asked: "after"})
     report = nightly_report(tmp_path)
     assert set(report.tensors["old_builds"]) == {11}
-    assert report.runs[0].status is Status.PASS
+    assert report.runs[0].status is DriftStatus.PASS
 
 
 def test_nights_of_other_releases_are_left_out(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_vanished_fusion_is_compared_with_the_last_night_that_was_judged(tmp_p
     (run,) = report.runs
     assert run.structured == (True, True)
     (change,) = run.structure
-    assert (change.change, change.nodes) == (Change.FUSION_VANISHED, ("t0", "t1"))
+    assert (change.change, change.nodes) == (ChangeKind.FUSION_VANISHED, ("t0", "t1"))
     assert (str(change.old_builds), str(change.new_builds)) == ("1 of 1", "1 of 1")
     engines = report.records[report.records["structure"].notna()]
     assert len(engines) == 2, "the layers of the other nights are not read"

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.history import Change, Floors
+from harness.history import ChangeKind, Floors
 from harness.history.judgement.engines import judge_engines
 from harness.history.judgement.structure import compare_structures, judge_compiled
 from harness.history.judgement.wording import compiled_text
@@ -32,7 +32,7 @@ FUSED = engine(layer("conv1", "add1", "relu1"))
 APART = engine(layer("conv1"), layer("add1"), layer("relu1"))
 
 
-def changes(old: list[Engine], new: list[Engine]) -> list[tuple[Change, str, str]]:
+def changes(old: list[Engine], new: list[Engine]) -> list[tuple[ChangeKind, str, str]]:
     return [(item.change, item.old, item.new) for item in compare_structures(old, new)]
 
 
@@ -42,20 +42,20 @@ def test_the_same_structure_has_not_changed() -> None:
 
 def test_a_fusion_that_vanished() -> None:
     assert changes([FUSED] * 3, [APART] * 3) == [
-        (Change.FUSION_VANISHED, "add1 + conv1 + relu1", "add1; conv1; relu1")
+        (ChangeKind.FUSION_VANISHED, "add1 + conv1 + relu1", "add1; conv1; relu1")
     ]
 
 
 def test_a_fusion_that_appeared() -> None:
     (found,) = compare_structures([APART] * 3, [FUSED] * 3)
-    assert found.change is Change.FUSION_APPEARED
+    assert found.change is ChangeKind.FUSION_APPEARED
     assert found.nodes == ("add1", "conv1", "relu1")
     assert (found.old_builds, found.new_builds) == (BuildCount(3, 3), BuildCount(3, 3))
 
 
 def test_a_fusion_that_lost_a_member() -> None:
     new = engine(layer("conv1", "add1"), layer("relu1"))
-    assert changes([FUSED], [new]) == [(Change.FUSION_CHANGED, "add1 + conv1 + relu1", "add1 + conv1")]
+    assert changes([FUSED], [new]) == [(ChangeKind.FUSION_CHANGED, "add1 + conv1 + relu1", "add1 + conv1")]
 
 
 def test_what_rebuilding_also_does_does_not_count_as_a_change() -> None:
@@ -66,7 +66,7 @@ def test_what_rebuilding_also_does_does_not_count_as_a_change() -> None:
 def test_a_precision_counts_if_no_build_had_it_before() -> None:
     fp32 = engine(layer("conv1", precision="fp32"))
     fp16 = engine(layer("conv1"))
-    assert changes([fp16] * 2, [fp32] * 2) == [(Change.PRECISION, "fp16", "fp32")]
+    assert changes([fp16] * 2, [fp32] * 2) == [(ChangeKind.PRECISION, "fp16", "fp32")]
     assert changes([fp16, fp32], [fp32] * 2) == []
 
 
@@ -75,8 +75,8 @@ def test_casts_that_are_fused_away_are_a_kind_of_their_own_and_a_regression() ->
     kept = engine(layer("to32", **casts), layer("norm", precision="fp32", **casts), layer("to16", **casts))
     away = engine(layer("to32", "norm", "to16", **casts))
     found = compare_structures([kept], [away])
-    assert [(item.change, item.nodes) for item in found if item.change is not Change.FUSION_APPEARED] == [
-        (Change.CASTS_FUSED, ("norm",))
+    assert [(item.change, item.nodes) for item in found if item.change is not ChangeKind.FUSION_APPEARED] == [
+        (ChangeKind.CASTS_FUSED, ("norm",))
     ]
     assert judge_compiled(True, True, found) is DriftVerdict.REGRESSED
     assert compiled_text(DriftVerdict.REGRESSED, "1.4", found) == (
@@ -84,10 +84,10 @@ def test_casts_that_are_fused_away_are_a_kind_of_their_own_and_a_regression() ->
     )
     # Without Casts beside it, nothing asked for FP32: the builder chose another precision.
     assert changes([engine(layer("norm", precision="fp32", **casts))], [engine(layer("norm", **casts))]) == [
-        (Change.PRECISION, "fp32", "fp16")
+        (ChangeKind.PRECISION, "fp32", "fp16")
     ]
     back = compare_structures([away], [kept])
-    assert Change.CASTS_KEPT in [item.change for item in back]
+    assert ChangeKind.CASTS_KEPT in [item.change for item in back]
     assert judge_compiled(True, True, back) is DriftVerdict.SAME
 
 
@@ -109,7 +109,7 @@ def test_nodes_that_changed_their_precision_alike_are_one_change() -> None:
 
 def test_a_tactic_counts_if_the_fusion_is_the_same_and_no_build_chose_it() -> None:
     builds = [engine(layer("conv1", tactic=name)) for name in ("a", "b", "c", "d")]
-    assert changes(builds[:2], builds[2:]) == [(Change.TACTIC, "a or b", "c or d")]
+    assert changes(builds[:2], builds[2:]) == [(ChangeKind.TACTIC, "a or b", "c or d")]
     assert changes(builds[:3], [builds[3], builds[0]]) == []
     assert changes([engine(layer("conv1", tactic=None))], builds[:1]) == []
 
@@ -122,8 +122,8 @@ def test_a_quantized_convolution_that_lost_its_add() -> None:
         layer("q1", precision="int8"),
     )
     found = compare_structures([old] * 3, [new] * 3)
-    assert (found[0].change, found[0].nodes) == (Change.QDQ_UNFUSED, ("conv1", "add1"))
-    left = [item for item in found if item.change is Change.QDQ_LEFT]
+    assert (found[0].change, found[0].nodes) == (ChangeKind.QDQ_UNFUSED, ("conv1", "add1"))
+    left = [item for item in found if item.change is ChangeKind.QDQ_LEFT]
     assert [item.nodes for item in left] == [("q1",)]
     assert "fused with" in left[0].old
 
@@ -132,11 +132,11 @@ def test_what_only_some_builds_do_with_quantizers_does_not_count_as_a_change() -
     fused = engine(layer("dq1", "conv1", "add1", "q1", precision="int8"))
     apart = engine(layer("dq1", "conv1", precision="int8"), layer("add1", precision="int8"), layer("q1"))
     found = compare_structures([fused] * 3, [apart, fused, apart])
-    assert not {Change.QDQ_UNFUSED, Change.QDQ_LEFT} & {item.change for item in found}
+    assert not {ChangeKind.QDQ_UNFUSED, ChangeKind.QDQ_LEFT} & {item.change for item in found}
 
 
 def test_without_quantizers_a_lost_add_is_a_fusion_like_any_other() -> None:
-    assert Change.QDQ_UNFUSED not in {item.change for item in compare_structures([FUSED], [APART])}
+    assert ChangeKind.QDQ_UNFUSED not in {item.change for item in compare_structures([FUSED], [APART])}
 
 
 def test_engines_without_an_inspector_are_not_compared() -> None:

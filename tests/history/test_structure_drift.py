@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
-from harness.history import DriftOptions, DriftVerdict, Status, drift
+from harness.history import DriftOptions, DriftStatus, DriftVerdict, drift
 from harness.report.drift.words import summary
 
 
@@ -37,7 +37,7 @@ def compared(model: Path, old: str, new: str):
 def test_the_same_kernels_are_no_drift(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = compared(model, "old", "new")
     (run,) = report.runs
-    assert (run.status, run.verdict, run.structure) == (Status.PASS, DriftVerdict.SAME, ())
+    assert (run.status, run.verdict, run.structure) == (DriftStatus.PASS, DriftVerdict.SAME, ())
     assert (report.exit_code, run.reason) == (0, "the same kernels")
     engines = report.records[report.records["kind"] == "engine"]
     assert list(engines["product"]) == ["TensorRT for RTX"] * 2
@@ -62,14 +62,14 @@ def test_a_lost_precision_is_a_regression_of_the_nodes_that_lost_it(model: Path)
     improved = compared(model, "wide", "new")
     assert "1 run: 1 with other kernels" in summary(improved)
     (back,) = improved.runs
-    assert (back.status, back.verdict) == (Status.PASS, DriftVerdict.SAME)
+    assert (back.status, back.verdict) == (DriftStatus.PASS, DriftVerdict.SAME)
     assert [change.old for change in back.structure] == ["fp32"]
 
 
 def test_what_can_no_longer_be_built_fails_and_what_can_be_built_now_is_fixed(model: Path) -> None:
     report = compared(model, "new", "broken")
     (run,) = report.runs
-    assert (report.exit_code, run.status, run.verdict) == (1, Status.FAIL, DriftVerdict.NEW_FAILURE)
+    assert (report.exit_code, run.status, run.verdict) == (1, DriftStatus.FAIL, DriftVerdict.NEW_FAILURE)
     assert run.reason.startswith(
         "broken no longer builds it; broken: TensorRT for RTX 1.5.0.114 returned no engine"
     )

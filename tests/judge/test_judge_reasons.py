@@ -17,9 +17,9 @@ from harness.judge import (
     Cause,
     OutputResult,
     OwnRoundings,
-    Reason,
     Region,
     RunError,
+    RunReason,
     Score,
     Selection,
     ShapeFault,
@@ -57,65 +57,65 @@ def standing_out() -> OutputResult:
 
 
 SENTENCES = {
-    "": Reason(),
-    "all gates hold": Reason(Cause.GATES_HOLD),
-    "3 builds: all gates hold; of y, z only finiteness was judged, not the values": Reason(
+    "": RunReason(),
+    "all gates hold": RunReason(Cause.GATES_HOLD),
+    "3 builds: all gates hold; of y, z only finiteness was judged, not the values": RunReason(
         Cause.GATES_HOLD, finite=("y", "z"), builds=3
     ),
     "all gates hold; the order of near ties changes at top (TopK); the set is the same; gaps are below one FP16 "
-    "step; scoring:top1 drops by 0.01, from 0.9 to 0.89, limit 0.02": Reason(
+    "step; scoring:top1 drops by 0.01, from 0.9 to 0.89, limit 0.02": RunReason(
         Cause.GATES_HOLD,
         selections=(PICK,),
         precision=Precision.FP16,
         scores=(Score("scoring:top1", 0.9, 0.89, 0.02),),
     ),
-    "2 of 3 builds: y: nrmse 0.3, limit 0.01": Reason(
+    "2 of 3 builds: y: nrmse 0.3, limit 0.01": RunReason(
         Cause.GATE_FAILED, output=failing(), builds=3, failing=2
     ),
-    "y: nrmse 0.3, limit 0.01; worst in [:, 5], nrmse 3": Reason.of_outputs([standing_out()]),
-    "y: shape (3,) instead of (4,)": Reason.of_outputs([ragged()]),
-    "y: not computed: no kernel": Reason.of_outputs([gated("computed", failure="no kernel")]),
-    "y: 1 of 2 elements is not finite": Reason.of_outputs([gated("nonfinite", nonfinite=1, inf_count=1)]),
-    "y: 1 of 2 elements differs": Reason.of_outputs([gated("mismatch_fraction", mismatch_fraction=0.5)]),
-    "fails as expected: sq overflows": Reason(Cause.EXPECTED, expected="sq overflows"),
-    "passes, although the case expects it to fail: sq overflows": Reason(
+    "y: nrmse 0.3, limit 0.01; worst in [:, 5], nrmse 3": RunReason.of_outputs([standing_out()]),
+    "y: shape (3,) instead of (4,)": RunReason.of_outputs([ragged()]),
+    "y: not computed: no kernel": RunReason.of_outputs([gated("computed", failure="no kernel")]),
+    "y: 1 of 2 elements is not finite": RunReason.of_outputs([gated("nonfinite", nonfinite=1, inf_count=1)]),
+    "y: 1 of 2 elements differs": RunReason.of_outputs([gated("mismatch_fraction", mismatch_fraction=0.5)]),
+    "fails as expected: sq overflows": RunReason(Cause.EXPECTED, expected="sq overflows"),
+    "passes, although the case expects it to fail: sq overflows": RunReason(
         Cause.UNEXPECTED_PASS, expected="sq overflows"
     ),
-    "fails as expected, but the error starts at exp, one of the 2 nodes up to t, not sq": Reason(
+    "fails as expected, but the error starts at exp, one of the 2 nodes up to t, not sq": RunReason(
         Cause.OTHER_ORIGIN, starts=("exp",), regions=(Region("t", ("x",), ("a", "b")),), origin=("sq",)
     ),
-    "fails as expected, but the error starts at nowhere that was observed, not sq": Reason(
+    "fails as expected, but the error starts at nowhere that was observed, not sq": RunReason(
         Cause.OTHER_ORIGIN, origin=("sq",)
     ),
-    "the file itself: its own float16 makes y wrong: nrmse 0.3 against the same model without, limit 0.01": Reason(
+    "the file itself: its own float16 makes y wrong: nrmse 0.3 against the same model without, limit 0.01": RunReason(
         Cause.FILE, own=OwnRoundings(dtypes=("float16",), output="y", gate=failing().gates[0])
     ),
-    "the file itself: sq overflows": Reason(Cause.FILE, "the file itself: sq overflows"),
-    "nothing to round for fp16; the model's Q/DQ nodes cost nrmse 0.2 against the same model without": Reason(
+    "the file itself: sq overflows": RunReason(Cause.FILE, "the file itself: sq overflows"),
+    "nothing to round for fp16; the model's Q/DQ nodes cost nrmse 0.2 against the same model without": RunReason(
         Cause.NOTHING_TO_ROUND, "nothing to round for fp16", own=OwnRoundings(cost=0.2, quantized=True)
     ),
-    "top5 rises by 0.5, from 1 to 1.5, limit 0.1": Reason(
+    "top5 rises by 0.5, from 1 to 1.5, limit 0.1": RunReason(
         Cause.SCORE, scores=(Score("top5", 1.0, 1.5, 0.1, higher=False),)
     ),
     "the batch is written into flat (Reshape to [1, 8]): export with flatten(1); at batch 4 (x [4, 8]) its 4 rows "
-    "become one": Reason(
+    "become one": RunReason(
         Cause.SHAPE,
         shape=ShapeResult(
             Which.BATCH, {"x": (4, 8)}, 4, ShapeFault.FOLDED, baked=(Baked("flat", "Reshape", (1, 8), "x"),)
         ),
     ),
-    "net.onnx: cannot be read (export it again)": Reason(
+    "net.onnx: cannot be read (export it again)": RunReason(
         Cause.CASE, error=RunError("ModelError", "cannot be read", "net.onnx", "export it again")
     ),
-    "the worker died": Reason(Cause.CANDIDATE, error=RunError("WorkerDiedError", "the worker died")),
-    "TensorRT for RTX 1.6.1 refuses pick (NonZero): no such operator, and 1 more": Reason(
+    "the worker died": RunReason(Cause.CANDIDATE, error=RunError("WorkerDiedError", "the worker died")),
+    "TensorRT for RTX 1.6.1 refuses pick (NonZero): no such operator, and 1 more": RunReason(
         Cause.NOT_BUILT, compiled=dataclasses.replace(RTX, refused=(NODE, NODE))
     ),
-    "no kernel for it": Reason(
+    "no kernel for it": RunReason(
         Cause.NOT_BUILT,
         compiled=dataclasses.replace(RTX, failure=CompileFailure("failed", "no kernel for it")),
     ),
-    "the golden reference changed; waived until 2026-12-31: fixed in 10.14": Reason(
+    "the golden reference changed; waived until 2026-12-31: fixed in 10.14": RunReason(
         Cause.GOLDEN_CHANGED, "the golden reference changed", waiver=WAIVED
     ),
 }
@@ -123,22 +123,22 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize(("sentence", "reason"), SENTENCES.items())
-def test_a_sentence_is_made_from_fields_that_json_keeps(sentence: str, reason: Reason) -> None:
+def test_a_sentence_is_made_from_fields_that_json_keeps(sentence: str, reason: RunReason) -> None:
     assert str(reason) == sentence
-    kept = from_json(Reason, json.loads(json.dumps(to_json(reason), allow_nan=False)))
+    kept = from_json(RunReason, json.loads(json.dumps(to_json(reason), allow_nan=False)))
     assert (str(kept), kept.code, kept.cause) == (sentence, reason.code, reason.cause)
 
 
 def test_a_reason_has_in_json_what_its_cause_is_about_and_no_more() -> None:
-    assert to_json(Reason(Cause.GATES_HOLD)) == {"cause": "gates hold"}
-    assert to_json(Reason(Cause.EXPECTED, expected="sq overflows")) == {
+    assert to_json(RunReason(Cause.GATES_HOLD)) == {"cause": "gates hold"}
+    assert to_json(RunReason(Cause.EXPECTED, expected="sq overflows")) == {
         "cause": "fails as expected",
         "expected": "sq overflows",
     }
 
 
 def test_a_waiver_is_the_code_of_what_it_covers_and_leaves_its_cause() -> None:
-    covered = Reason(Cause.GOLDEN_CHANGED, "changed", waiver=WAIVED)
+    covered = RunReason(Cause.GOLDEN_CHANGED, "changed", waiver=WAIVED)
     assert (covered.code, covered.cause) == (Cause.WAIVED, Cause.GOLDEN_CHANGED)
     expired = dataclasses.replace(covered, waiver=dataclasses.replace(WAIVED, expired=True))
     assert expired.code is Cause.WAIVER_EXPIRED
@@ -146,5 +146,5 @@ def test_a_waiver_is_the_code_of_what_it_covers_and_leaves_its_cause() -> None:
 
 
 def test_the_headline_is_the_first_line_of_an_error() -> None:
-    reason = Reason(Cause.CANDIDATE, error=RunError("BuildError", "no engine\nlast words\nmore"))
-    assert (reason.headline, Reason().headline) == ("no engine", "")
+    reason = RunReason(Cause.CANDIDATE, error=RunError("BuildError", "no engine\nlast words\nmore"))
+    assert (reason.headline, RunReason().headline) == ("no engine", "")

@@ -26,7 +26,7 @@ from harness.judge import (
     JudgeOptions,
     OutputResult,
     ProgressEvent,
-    Reason,
+    RunReason,
     Verdict,
     Workbench,
     is_faithful,
@@ -379,9 +379,9 @@ def test_a_result_says_what_was_judged(write_case) -> None:
     finite = dataclasses.replace(second, gates=second.gates[:1])
     assert (finite.judged, finite.gates[0].metric) == (Judged.FINITENESS, "nonfinite")
     assert dataclasses.replace(second, gates=()).judged is Judged.NOTHING
-    assert str(Reason.of_outputs((first, second))) == "all gates hold"
+    assert str(RunReason.of_outputs((first, second))) == "all gates hold"
     sentence = "all gates hold; of y only finiteness was judged, not the values"
-    assert str(Reason.of_outputs((first, finite))) == sentence
+    assert str(RunReason.of_outputs((first, finite))) == sentence
     weaker = dataclasses.replace(result, outputs=(first, finite))
     assert weaker.judged is Judged.FINITENESS, "the least that any output was judged for"
     assert weaker.to_dict()["judged"] == "finiteness"

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.backends import Reference
 from harness.diagnosis import DiagnosisVerdict, diagnose
-from harness.judge import Given, Reason, RunReport, RunResult, Verdict, compare, run
+from harness.judge import Given, RunReason, RunReport, RunResult, Verdict, compare, run
 from harness.model import load_model, with_islands
 from harness.report import print_report
 from harness.tensors import Precision
@@ -59,7 +59,7 @@ def test_near_ties_of_all_samples_are_told_once(tmp_path: Path) -> None:
     assert shown(report).count(said) == shown(report, details=True).count(said) == 1
     found = diagnose(path, precision=Precision.FP16, given=given, journal=tmp_path / "journal")
     assert found.selections == (selection,)
-    failing = replace(report.results[0], verdict=Verdict.FAIL, why=Reason(detail="another output fails"))
+    failing = replace(report.results[0], verdict=Verdict.FAIL, why=RunReason(detail="another output fails"))
     assert shown(replace(report, results=(failing,))).count(said) == 1
 
 

@@ -41,7 +41,7 @@ WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16
 
 @pytest.fixture
 def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped-def]
-    from harness.judge import Verdict as RunVerdict
+    from harness.judge import Verdict
 
     return Diagnosis(
         case="rmsnorm-overflow",
@@ -64,7 +64,7 @@ def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped
         advice=("trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32",),
         recipes={Recipe.TRTEXEC: "trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32"},
         repro=Repro(Path("/tmp/d/repro"), 1, True, note="run in a clean process, it shows the same fault"),
-        before=make_result(RunVerdict.FAIL),
+        before=make_result(Verdict.FAIL),
         after=make_result(layers=make_layers(24)),
         fingerprint=MadeWith(environments={"old": Fingerprint("old", "8.6.0")}),
     )

@@ -15,7 +15,7 @@ from history_rows import engine_rows
 from page_reader import Page
 from rich.console import Console
 
-from harness.history import DriftReport, DriftVerdict, Fact, Status, baseline_text
+from harness.history import DriftReport, DriftStatus, DriftVerdict, Fact, baseline_text
 from harness.history.judgement.outcome import BaselineNote, BaselineState, FactChange
 from harness.report import annotate, drift_markdown, drift_page, print_drift
 from harness.report.drift.github import annotation
@@ -51,13 +51,13 @@ def console_text(report: DriftReport, width: int = 110, **options: object) -> st
 def test_the_statuses_of_the_mixed_report(report: DriftReport) -> None:
     statuses = {(run.case, run.precision.value): (run.status, run.verdict) for run in report.runs}
     assert statuses == {
-        ("calm", "fp16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
-        ("calm", "bf16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
-        ("worse", "fp16"): (Status.FAIL, DriftVerdict.REGRESSED),
-        ("failing", "fp16"): (Status.FAIL, DriftVerdict.NEW_FAILURE),
-        ("better", "fp16"): (Status.PASS, DriftVerdict.IMPROVED),
-        ("waived-drift", "fp16"): (Status.XFAIL, DriftVerdict.REGRESSED),
-        ("broken", "fp16"): (Status.ERROR, None),
+        ("calm", "fp16"): (DriftStatus.PASS, DriftVerdict.WITHIN_NOISE),
+        ("calm", "bf16"): (DriftStatus.PASS, DriftVerdict.WITHIN_NOISE),
+        ("worse", "fp16"): (DriftStatus.FAIL, DriftVerdict.REGRESSED),
+        ("failing", "fp16"): (DriftStatus.FAIL, DriftVerdict.NEW_FAILURE),
+        ("better", "fp16"): (DriftStatus.PASS, DriftVerdict.IMPROVED),
+        ("waived-drift", "fp16"): (DriftStatus.XFAIL, DriftVerdict.REGRESSED),
+        ("broken", "fp16"): (DriftStatus.ERROR, None),
     }
     assert report.exit_code == 3
 
@@ -147,7 +147,7 @@ def test_a_baseline_of_another_model_is_reported_as_such() -> None:
     why = "the model has changed since the baseline was written"
     assert baseline_text(state) == why
     runs = [
-        replace(run, status=Status.FAIL, baseline=BaselineNote(state)) if run.case == "other" else run
+        replace(run, status=DriftStatus.FAIL, baseline=BaselineNote(state)) if run.case == "other" else run
         for run in report.runs
     ]
     report = replace(report, runs=tuple(runs))

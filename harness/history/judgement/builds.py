@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from harness.history.judgement.structure import precisions_by_node
 from harness.history.store import BuiltLayer, EngineRow
 from harness.history.types import FailsOn
-from harness.judge import Cause, Reason, Verdict
+from harness.judge import Cause, RunReason, Verdict
 from harness.tensors import NEVER
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
@@ -34,7 +34,7 @@ class BuildOutcome:
     number: int
     failed: bool
     expected: bool | None = None
-    why: Reason = field(default=Reason(), metadata=NEVER)
+    why: RunReason = field(default=RunReason(), metadata=NEVER)
     error: float | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
 
@@ -162,7 +162,7 @@ def _outcomes(
                 number=row.build,
                 failed=known or (row.run, row.build) in failed,
                 expected=row.verdict == Verdict.XFAIL.value if known else None,
-                why=row.why if known else Reason(),
+                why=row.why if known else RunReason(),
                 error=errors.get((row.run, row.build)),
                 layers=_precisions(row.layers or ()),
             )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from harness.history.types import SEVERITY, BuildCount, DriftVerdict, Status
-from harness.judge import Reason
+from harness.history.types import SEVERITY, BuildCount, DriftStatus, DriftVerdict
+from harness.judge import RunReason
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class UnjudgedBuild:
     """
 
     release: str
-    why: Reason
-    status: Status
+    why: RunReason
+    status: DriftStatus
     log: tuple[str, ...] = ()
 
     @property

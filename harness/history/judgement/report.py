@@ -38,11 +38,11 @@ from harness.history.types import (
     UNMOVED,
     BuildCount,
     CaseRun,
+    DriftStatus,
     DriftVerdict,
     FailsOn,
     Floors,
     RowKind,
-    Status,
 )
 from harness.judge import MadeWith
 from harness.tensors import Precision, to_json
@@ -94,7 +94,7 @@ class RunDrift:
     precision: Precision
     old: str
     new: str
-    status: Status
+    status: DriftStatus
     verdict: DriftVerdict | None
     counts: Mapping[RowKind, Mapping[DriftVerdict, int]] = field(default_factory=dict)
     worst: TensorDrift | None = None
@@ -163,7 +163,7 @@ class RunDrift:
     @property
     def outcome(self) -> str:
         """The verdict; the status where there is none, or where it is not a pass or a failure."""
-        judged = self.verdict is not None and self.status in (Status.PASS, Status.FAIL)
+        judged = self.verdict is not None and self.status in (DriftStatus.PASS, DriftStatus.FAIL)
         return str(self.verdict if judged else self.status)
 
     @property
@@ -177,12 +177,12 @@ class RunDrift:
 
         What failed before, too, comes below what regressed and above what passes; what was skipped comes last.
         """
-        statuses = [Status.SKIP, *(status for status in Status if status is not Status.SKIP)]
+        statuses = [DriftStatus.SKIP, *(status for status in DriftStatus if status is not DriftStatus.SKIP)]
         rank = statuses.index(self.status)
         if self.fails_everywhere:
-            rank = min(rank, statuses.index(Status.XFAIL))
+            rank = min(rank, statuses.index(DriftStatus.XFAIL))
         verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
-        standing = self.status is Status.PASS and self.fails_unexpectedly
+        standing = self.status is DriftStatus.PASS and self.fails_unexpectedly
         return rank, standing, verdict, 0.0 if self.worst is None else self.worst.size
 
 
@@ -236,14 +236,14 @@ class DriftReport:
         and the first baselines have nothing to be compared with, and are 0.
         """
         statuses = {run.status for run in self.runs}
-        if Status.MISTAKE in statuses:
+        if DriftStatus.MISTAKE in statuses:
             return 2
-        if Status.ERROR in statuses:
+        if DriftStatus.ERROR in statuses:
             return 3
-        if Status.FAIL in statuses:
+        if DriftStatus.FAIL in statuses:
             return 1
-        compared = Status.XFAIL in statuses or any(run.verdict is not None for run in self.runs)
-        first = self.first_night and Status.PASS in statuses
+        compared = DriftStatus.XFAIL in statuses or any(run.verdict is not None for run in self.runs)
+        first = self.first_night and DriftStatus.PASS in statuses
         return 0 if compared or first or self.written else NothingSelectedError.exit_code
 
     @property
@@ -365,9 +365,9 @@ def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:
     return {**to_json(tensor), **counts, "ratio": tensor.ratio}
 
 
-def statuses(runs: Iterable[RunDrift]) -> dict[Status, int]:
+def statuses(runs: Iterable[RunDrift]) -> dict[DriftStatus, int]:
     """How many runs have each status."""
-    found = dict.fromkeys(Status, 0)
+    found = dict.fromkeys(DriftStatus, 0)
     for run in runs:
         found[run.status] += 1
     return found

@@ -44,10 +44,10 @@ from harness.history.types import (
     UNMOVED,
     BuildCount,
     CaseRun,
+    DriftStatus,
     DriftVerdict,
     Floors,
     RowKind,
-    Status,
     worst_status,
 )
 from harness.tensors import Precision
@@ -177,13 +177,19 @@ class _Reader:
             today=self.today,
         )
         excused = waived is not None and not waived.expired
-        status = Status.PASS if verdict not in REGRESSIONS else Status.XFAIL if excused else Status.FAIL
+        status = (
+            DriftStatus.PASS
+            if verdict not in REGRESSIONS
+            else DriftStatus.XFAIL
+            if excused
+            else DriftStatus.FAIL
+        )
         if not compiled:
             status = worst_status(status, *(error.status for error in errors))
         elif verdict is None:
-            status = Status.SKIP
-        if status is Status.ERROR and excused:
-            status = Status.XFAIL
+            status = DriftStatus.SKIP
+        if status is DriftStatus.ERROR and excused:
+            status = DriftStatus.XFAIL
         path = next((row.case_path for row in rows if row.case_path is not None), None)
         inputs = next((row.inputs for row in rows if row.inputs), ())
         return RunDrift(

@@ -22,7 +22,7 @@ _WIDTHS = {"fp4": 4, "int4": 4, "fp8": 8, "int8": 8, "bf16": 16, "fp16": 16, "tf
 _MOST_NODES = 6  # of a fusion that are named in a text
 
 
-class Change(StrEnum):
+class ChangeKind(StrEnum):
     """What kind of change it is, the ones that matter most first."""
 
     QDQ_UNFUSED = "convolution no longer fused with its add"
@@ -49,7 +49,7 @@ class StructureChange:
         new_builds: likewise of the newer release.
     """
 
-    change: Change
+    change: ChangeKind
     nodes: tuple[str, ...]
     old: str
     new: str
@@ -59,7 +59,7 @@ class StructureChange:
     @property
     def loses_precision(self) -> bool:
         """Whether nodes are computed in a wider precision than before: what was asked for is no longer done."""
-        if self.change is not Change.PRECISION:
+        if self.change is not ChangeKind.PRECISION:
             return False  # Casts that were fused away have a kind of their own
         return self.old in _WIDTHS and self.new in _WIDTHS and _WIDTHS[self.old] < _WIDTHS[self.new]
 
@@ -111,7 +111,7 @@ def compare_structures(
         return []
     changes = [*_quantized(before, after), *_precisions(before, after)]
     changes += [*_fusions(before, after), *_tactics(before, after)]
-    order = list(Change)
+    order = list(ChangeKind)
     return sorted(changes, key=lambda change: order.index(change.change))
 
 
@@ -123,7 +123,7 @@ def judge_compiled(
         return DriftVerdict.NEW_FAILURE if old_built else None
     if not old_built:
         return DriftVerdict.FIXED
-    worse = any(change.loses_precision or change.change is Change.CASTS_FUSED for change in changes)
+    worse = any(change.loses_precision or change.change is ChangeKind.CASTS_FUSED for change in changes)
     return DriftVerdict.REGRESSED if worse else DriftVerdict.SAME
 
 
@@ -141,17 +141,17 @@ def _fusions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange
         overlapping = sorted(other for other in gone if set(other) & set(group))
         fused = [other for other in overlapping if len(other) > 1]
         if len(group) > 1:
-            kind = Change.FUSION_CHANGED if fused else Change.FUSION_APPEARED
+            kind = ChangeKind.FUSION_CHANGED if fused else ChangeKind.FUSION_APPEARED
             explained |= set(overlapping)
             yield _fusion(kind, group, overlapping, [group], before, after)
     for group in sorted(group for group in gone - explained if before.always(group)):
         if len(group) > 1:
             overlapping = sorted(other for other in after if set(other) & set(group))
-            yield _fusion(Change.FUSION_VANISHED, group, [group], overlapping, before, after)
+            yield _fusion(ChangeKind.FUSION_VANISHED, group, [group], overlapping, before, after)
 
 
 def _fusion(
-    kind: Change,
+    kind: ChangeKind,
     nodes: tuple[str, ...],
     old: Sequence[tuple[str, ...]],
     new: Sequence[tuple[str, ...]],
@@ -166,16 +166,16 @@ def _fusion(
 def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     """Nodes that are computed in another precision; those that changed alike are one change."""
     before, after = _by_node(old), _by_node(new)
-    alike: dict[tuple[Change, str, str, BuildCount, BuildCount], list[str]] = {}
+    alike: dict[tuple[ChangeKind, str, str, BuildCount, BuildCount], list[str]] = {}
     for node in before:
         if node in after and not set(before[node]) & set(after[node]):
             found = _all_names(before[node]), _all_names(after[node])
             counts = _share(before[node], len(old)), _share(after[node], len(new))
-            kind = Change.PRECISION
+            kind = ChangeKind.PRECISION
             if _casts_fused(node, *found, new):
-                kind = Change.CASTS_FUSED
+                kind = ChangeKind.CASTS_FUSED
             elif _casts_fused(node, found[1], found[0], old):
-                kind = Change.CASTS_KEPT
+                kind = ChangeKind.CASTS_KEPT
             alike.setdefault((kind, *found, *counts), []).append(node)
     for (kind, was, now, old_builds, new_builds), nodes in alike.items():
         yield StructureChange(kind, tuple(nodes), was, now, old_builds, new_builds)
@@ -203,7 +203,7 @@ def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange
     for group in sorted(before):
         if group in after and not set(before[group]) & set(after[group]):
             yield StructureChange(
-                Change.TACTIC,
+                ChangeKind.TACTIC,
                 group,
                 _all_names(before[group]),
                 _all_names(after[group]),
@@ -223,14 +223,16 @@ def _quantized(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChan
         if all(before) and not any(after):
             add = sorted(before[0])[0]
             yield StructureChange(
-                Change.QDQ_UNFUSED, (node, add), f"{node} + {add}", "apart", _all(old), _all(new)
+                ChangeKind.QDQ_UNFUSED, (node, add), f"{node} + {add}", "apart", _all(old), _all(new)
             )
     seen = {group for engine in old for group in engine.standalone}
     left = set.intersection(*(engine.standalone for engine in new)) - seen
     for group in sorted(left):
         was = next((sorted(engine.fused_with(group[0]) - set(group)) for engine in old), [])
         old_text = f"fused with {', '.join(was[:_MOST_NODES])}" if was else "no layer of its own"
-        yield StructureChange(Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), _all(new))
+        yield StructureChange(
+            ChangeKind.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), _all(new)
+        )
 
 
 def _adds(engine: _Engine, node: str, ops: Mapping[str, str]) -> set[str]:

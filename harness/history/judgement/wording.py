@@ -15,7 +15,7 @@ from harness.history.judgement.outcome import (
     UnjudgedBuild,
 )
 from harness.history.judgement.steps import Series
-from harness.history.judgement.structure import Change, StructureChange
+from harness.history.judgement.structure import ChangeKind, StructureChange
 from harness.history.types import DriftVerdict, RowKind
 from harness.text import gate as in_words
 from harness.text import names, number, plural, ratio
@@ -63,7 +63,7 @@ def compiled_text(verdict: DriftVerdict | None, release: str, changes: Sequence[
         return f"{release} no longer builds it"
     if verdict is DriftVerdict.FIXED:
         return f"{release} builds it now"
-    fused = [node for change in changes if change.change is Change.CASTS_FUSED for node in change.nodes]
+    fused = [node for change in changes if change.change is ChangeKind.CASTS_FUSED for node in change.nodes]
     if fused:
         return f"the Casts around {names(fused, 4)} are fused away: FP32 is no longer kept there"
     lost = [node for change in changes if change.loses_precision for node in change.nodes]

@@ -13,7 +13,7 @@ from harness.history.store import COMPILED, NOT_BUILT, Row
 from harness.judge import (
     Candidates,
     Cause,
-    Reason,
+    RunReason,
     RunResult,
     Verdict,
     Workbench,
@@ -42,11 +42,13 @@ def compile_case(
     try:
         report = compile_model(model, spec.precision, environment, profiles=profiles, options=case.build)
     except ModelError as error:  # the precision cannot be written into its graph
-        return replace(result, verdict=Verdict.SKIP, why=Reason(Cause.PRECISION, str(error)))
+        return replace(result, verdict=Verdict.SKIP, why=RunReason(Cause.PRECISION, str(error)))
     return replace(
         result,
         verdict=Verdict.PASS if report.built else Verdict.ERROR,
-        why=Reason() if report.built else Reason(Cause.NOT_BUILT, compiled=replace(report, warnings=())),
+        why=RunReason()
+        if report.built
+        else RunReason(Cause.NOT_BUILT, compiled=replace(report, warnings=())),
         evidence=() if report.failure is None else report.failure.evidence,
         warnings=report.warnings,
         facts=EngineFacts(

@@ -16,7 +16,7 @@ from harness.errors import CandidateError
 from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.history.matrix.options import Build
 from harness.history.store import Recording
-from harness.judge import Candidates, Reason, Workbench
+from harness.judge import Candidates, RunReason, Workbench
 from harness.worker.protocol import ProbeReply
 
 
@@ -67,7 +67,7 @@ class RecordingCandidates(Candidates):
             candidate = super().get(name, bench)
         return _Recorder(candidate, self.build, self.recording)
 
-    def lacking(self, name: str, case: Case, spec: RunSpec) -> Reason | None:
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> RunReason | None:
         """See Candidates.lacking; an emulated release lacks nothing."""
         return None if is_emulated(name) else super().lacking(name, case, spec)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.history.store.schema import COMPILED, MISTAKE, NOT_BUILT
-from harness.history.types import CaseRun, Status
-from harness.judge import Reason, Verdict
+from harness.history.types import CaseRun, DriftStatus
+from harness.judge import RunReason, Verdict
 from harness.tensors import UNLESS_DEFAULT, from_json, to_json
 from harness.worker.protocol import TENSORRT_RTX
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNJUDGED = {
-    Verdict.ERROR.value: Status.ERROR,
-    Verdict.SKIP.value: Status.SKIP,
-    MISTAKE: Status.MISTAKE,
-    NOT_BUILT: Status.FAIL,
+    Verdict.ERROR.value: DriftStatus.ERROR,
+    Verdict.SKIP.value: DriftStatus.SKIP,
+    MISTAKE: DriftStatus.MISTAKE,
+    NOT_BUILT: DriftStatus.FAIL,
 }
 """The verdicts of engine rows whose builds could not be judged, and the status that each comes to."""
 
@@ -67,14 +67,16 @@ def read_layers(structure: str) -> tuple[BuiltLayer, ...]:
     return tuple(from_json(BuiltLayer, layer) for layer in json.loads(structure))
 
 
-def write_reason(reason: Reason) -> str | None:
+def write_reason(reason: RunReason) -> str | None:
     """What decided a verdict as the column `why` has it; None if nothing did."""
     return (
-        None if reason == Reason() else json.dumps(to_json(reason), ensure_ascii=False, separators=(",", ":"))
+        None
+        if reason == RunReason()
+        else json.dumps(to_json(reason), ensure_ascii=False, separators=(",", ":"))
     )
 
 
-def read_reason(why: str | float | None) -> Reason:
+def read_reason(why: str | float | None) -> RunReason:
     """What decided a verdict from the column `why`; its `str` is a sentence.
 
     Args:
@@ -83,7 +85,7 @@ def read_reason(why: str | float | None) -> Reason:
     Raises:
         ValueError: it is not what harness writes.
     """
-    return from_json(Reason, json.loads(why)) if isinstance(why, str) else Reason()
+    return from_json(RunReason, json.loads(why)) if isinstance(why, str) else RunReason()
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class EngineRow:
     run: str
     build: int
     verdict: str
-    why: Reason = field(default=Reason())
+    why: RunReason = field(default=RunReason())
     evidence: tuple[str, ...] = ()
     case_path: str | None = None
     inputs: tuple[str, ...] = ()
@@ -120,7 +122,7 @@ class EngineRow:
         return self.verdict in (COMPILED, NOT_BUILT)
 
     @property
-    def unjudged(self) -> Status | None:
+    def unjudged(self) -> DriftStatus | None:
         """The status of a build that could not be judged; None if it was."""
         return UNJUDGED.get(self.verdict)
 

@@ -2,7 +2,7 @@ from .provenance import Accumulators as Accumulators
 from .provenance import ComparedWith as ComparedWith
 from .provenance import Emulation as Emulation
 from .provenance import MadeWith as MadeWith
-from .reasons import Reason as Reason
+from .reasons import RunReason as RunReason
 from .report import RunReport as RunReport
 from .runs import RunResult as RunResult
 from .scores import Score as Score

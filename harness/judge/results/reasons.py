@@ -17,7 +17,7 @@ from harness.worker.protocol import CompileReport
 
 
 @dataclass(frozen=True)
-class Reason:
+class RunReason:
     """Why a run has its verdict. `str` says it in a sentence, from the fields that its cause is about.
 
     Args:
@@ -61,7 +61,7 @@ class Reason:
     error: RunError | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     @classmethod
-    def of_outputs(cls, outputs: Sequence[OutputResult]) -> Reason:
+    def of_outputs(cls, outputs: Sequence[OutputResult]) -> RunReason:
         """What the gates of `outputs` say."""
         failed = next((output for output in outputs if not output.passed), None)
         if failed is not None:
@@ -88,10 +88,10 @@ class Reason:
         return text if self.waiver is None else f"{text}; {self.waiver}"
 
 
-def _of_builds(words: Callable[[Reason], str]) -> Callable[[Reason], str]:
+def _of_builds(words: Callable[[RunReason], str]) -> Callable[[RunReason], str]:
     """`words`, behind how many builds they are of."""
 
-    def told(reason: Reason) -> str:
+    def told(reason: RunReason) -> str:
         if reason.builds is None:
             return words(reason)
         return f"{f'{reason.failing} of ' if reason.failing else ''}{reason.builds} builds: {words(reason)}"
@@ -99,40 +99,40 @@ def _of_builds(words: Callable[[Reason], str]) -> Callable[[Reason], str]:
     return told
 
 
-def _gates_hold(reason: Reason) -> str:
+def _gates_hold(reason: RunReason) -> str:
     text = "all gates hold"
     if reason.finite:
         text += f"; of {names(reason.finite)} only finiteness was judged, not the values"
     return text
 
 
-def _and_choices(reason: Reason) -> str:
+def _and_choices(reason: RunReason) -> str:
     assert reason.precision is not None or not reason.selections
     chosen = [each.describe(reason.precision or Precision.FP32) for each in reason.selections]
     return "; ".join([_of_builds(_gates_hold)(reason), *chosen, *map(str, reason.scores)])
 
 
-def _gate_failed(reason: Reason) -> str:
+def _gate_failed(reason: RunReason) -> str:
     assert reason.output is not None
     return describe_failure((reason.output,))
 
 
-def _other_origin(reason: Reason) -> str:
+def _other_origin(reason: RunReason) -> str:
     around = (f"one of the {len(region.nodes)} nodes up to {region.tensor}" for region in reason.regions)
     starts = ", ".join([*reason.starts, *around]) or "nowhere that was observed"
     return f"fails as expected, but the error starts at {starts}, not {', '.join(reason.origin)}"
 
 
-def _file(reason: Reason) -> str:
+def _file(reason: RunReason) -> str:
     return reason.detail or ("" if reason.own is None else reason.own.fault)
 
 
-def _nothing_to_round(reason: Reason) -> str:
+def _nothing_to_round(reason: RunReason) -> str:
     price = "" if reason.own is None else reason.own.price
     return "; ".join(filter(None, (reason.detail, price)))
 
 
-def _not_built(reason: Reason) -> str:
+def _not_built(reason: RunReason) -> str:
     report = reason.compiled
     assert report is not None
     if report.failure is not None:
@@ -142,11 +142,11 @@ def _not_built(reason: Reason) -> str:
     return f"{report.product} {report.release} refuses {first.name or 'the model'} ({first.op}): {first.message}{more}"
 
 
-def _error(reason: Reason) -> str:
+def _error(reason: RunReason) -> str:
     return str(reason.error or "")
 
 
-_WORDS: dict[Cause, Callable[[Reason], str]] = {
+_WORDS: dict[Cause, Callable[[RunReason], str]] = {
     Cause.GATES_HOLD: _and_choices,
     Cause.GATE_FAILED: _of_builds(_gate_failed),
     Cause.EXPECTED: _of_builds(lambda reason: f"fails as expected: {reason.expected}"),

@@ -10,7 +10,7 @@ from harness.backends import EmulatorFacts
 from harness.comparison import ErrorMap
 from harness.golden import GoldenState
 from harness.judge.results.provenance import Accumulators, ComparedWith, Emulation
-from harness.judge.results.reasons import Reason
+from harness.judge.results.reasons import RunReason
 from harness.judge.results.scores import Score
 from harness.judge.results.shapes import ShapeResult
 from harness.judge.results.tensors import (
@@ -83,7 +83,7 @@ class RunResult:
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: EngineFacts | EmulatorFacts | None = None
-    why: Reason = field(default=Reason(), metadata=NEVER)
+    why: RunReason = field(default=RunReason(), metadata=NEVER)
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None

@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class Cause(StrEnum):
-    """What decided the verdict of a run; `Reason` says it in a sentence."""
+    """What decided the verdict of a run; `RunReason` says it in a sentence."""
 
     GATES_HOLD = "gates hold"
     GATE_FAILED = "gate failed"

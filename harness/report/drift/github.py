@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.case import read_document
-from harness.history import DriftReport, RunDrift, Status
+from harness.history import DriftReport, DriftStatus, RunDrift
 from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.tables import Cell, engines_table, structure_table
 from harness.report.drift.view import explain, first_origin, is_remarkable
@@ -99,10 +99,10 @@ def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]])
 
 
 _LEVELS = {
-    Status.FAIL: "error",
-    Status.ERROR: "error",
-    Status.MISTAKE: "error",
-    Status.XFAIL: "warning",
+    DriftStatus.FAIL: "error",
+    DriftStatus.ERROR: "error",
+    DriftStatus.MISTAKE: "error",
+    DriftStatus.XFAIL: "warning",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.history import Change, DriftReport, RunDrift, Status, Trend
+from harness.history import ChangeKind, DriftReport, DriftStatus, RunDrift, Trend
 from harness.text import names, plural, ratio, shorten
 
 if TYPE_CHECKING:
@@ -28,29 +28,29 @@ class ChangeWords(NamedTuple):
 
 
 CHANGES = {
-    Change.QDQ_UNFUSED: ChangeWords(
+    ChangeKind.QDQ_UNFUSED: ChangeWords(
         "convolution no longer fused with its add",
         "convolutions no longer fused with their adds",
         "convolution no longer fused with its add: {}",
     ),
-    Change.QDQ_LEFT: ChangeWords("Q/DQ left over", "Q/DQ left over", "Q/DQ left over at {}"),
-    Change.CASTS_FUSED: ChangeWords(
+    ChangeKind.QDQ_LEFT: ChangeWords("Q/DQ left over", "Q/DQ left over", "Q/DQ left over at {}"),
+    ChangeKind.CASTS_FUSED: ChangeWords(
         "node whose Casts are fused away", "nodes whose Casts are fused away", "Casts around {} fused away"
     ),
-    Change.CASTS_KEPT: ChangeWords(
+    ChangeKind.CASTS_KEPT: ChangeWords(
         "node whose Casts are kept now",
         "nodes whose Casts are kept now",
         "Casts around {} no longer fused away",
     ),
-    Change.PRECISION: ChangeWords(
+    ChangeKind.PRECISION: ChangeWords(
         "node in another precision", "nodes in another precision", "precision of {}"
     ),
-    Change.FUSION_VANISHED: ChangeWords("fusion gone", "fusions gone", "fusion of {} vanished"),
-    Change.FUSION_APPEARED: ChangeWords("new fusion", "new fusions", "fusion of {} appeared"),
-    Change.FUSION_CHANGED: ChangeWords("fusion changed", "fusions changed", "fusion of {} changed"),
-    Change.TACTIC: ChangeWords("tactic changed", "tactics changed", "tactic of {}"),
+    ChangeKind.FUSION_VANISHED: ChangeWords("fusion gone", "fusions gone", "fusion of {} vanished"),
+    ChangeKind.FUSION_APPEARED: ChangeWords("new fusion", "new fusions", "fusion of {} appeared"),
+    ChangeKind.FUSION_CHANGED: ChangeWords("fusion changed", "fusions changed", "fusion of {} changed"),
+    ChangeKind.TACTIC: ChangeWords("tactic changed", "tactics changed", "tactic of {}"),
 }
-_BY_NODE = frozenset({Change.CASTS_FUSED, Change.CASTS_KEPT, Change.PRECISION})
+_BY_NODE = frozenset({ChangeKind.CASTS_FUSED, ChangeKind.CASTS_KEPT, ChangeKind.PRECISION})
 """Counted are the nodes, of others the changes."""
 
 
@@ -115,7 +115,7 @@ MOST_NAMED = 8
 
 def is_idle(run: RunDrift) -> bool:
     """Whether a run was compared with nothing, and neither failed nor had a waiver."""
-    return run.verdict is None and run.status in (Status.PASS, Status.SKIP)
+    return run.verdict is None and run.status in (DriftStatus.PASS, DriftStatus.SKIP)
 
 
 def coverage_text(report: DriftReport) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.history import DriftReport, RowKind, RunDrift, Status
+from harness.history import DriftReport, DriftStatus, RowKind, RunDrift
 from harness.report.drift.lines import (
     changes_line,
     coverage_lines,
@@ -145,7 +145,9 @@ def _groups(
     report: DriftReport, remarkable: Sequence[RunDrift], ordered: Sequence[RunDrift]
 ) -> list[tuple[str, list[RunDrift]]]:
     """The runs that get words under their headings; the largest change where none does; expected failures last."""
-    moved = [run for run in remarkable if has_moved(run) or has_stopped(run) or run.status is not Status.PASS]
+    moved = [
+        run for run in remarkable if has_moved(run) or has_stopped(run) or run.status is not DriftStatus.PASS
+    ]
     failing = [run for run in remarkable if run not in moved and fails(run) and run.fails_unexpectedly]
     differing = [run for run in remarkable if run not in moved and run not in failing]
     compiled = [run for run in differing if run.compiled]
@@ -209,7 +211,7 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
         healthy = all(look_of(run).tone == look.tone for run in runs)
         tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
-    idle = sum(is_idle(run) and run.status is Status.PASS for run in report.runs)
+    idle = sum(is_idle(run) and run.status is DriftStatus.PASS for run in report.runs)
     tiles.append(_Tile(idle, "not compared", "calm"))
     if report.missing:
         amount, what = missing_count(report)

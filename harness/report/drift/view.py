@@ -10,10 +10,10 @@ from harness.comparison import NONFINITE
 from harness.history import (
     MOST_BUILDS,
     REGRESSIONS,
-    Change,
+    ChangeKind,
+    DriftStatus,
     DriftVerdict,
     RunDrift,
-    Status,
     StructureChange,
     TensorDrift,
     UnjudgedBuild,
@@ -56,7 +56,7 @@ def has_moved(run: RunDrift) -> bool:
 
 def has_stopped(run: RunDrift) -> bool:
     """Whether a run could not be judged."""
-    return run.status in (Status.ERROR, Status.MISTAKE)
+    return run.status in (DriftStatus.ERROR, DriftStatus.MISTAKE)
 
 
 def is_remarkable(run: RunDrift) -> bool:
@@ -64,7 +64,7 @@ def is_remarkable(run: RunDrift) -> bool:
 
     What fails on both releases as it is expected to needs none: it is counted.
     """
-    moved = run.status in (Status.FAIL, Status.XFAIL) or has_stopped(run) or has_moved(run)
+    moved = run.status in (DriftStatus.FAIL, DriftStatus.XFAIL) or has_stopped(run) or has_moved(run)
     moved = moved or (run.compiled and bool(run.structure))
     return moved or run.builds.differ or (fails(run) and run.fails_unexpectedly)
 
@@ -91,7 +91,9 @@ def explain(run: RunDrift) -> DriftExplanation:
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
     wanted = (
-        run.verdict in REGRESSIONS or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
+        run.verdict in REGRESSIONS
+        or run.status is DriftStatus.ERROR
+        or (fails(run) and run.fails_unexpectedly)
     )
     command = run.command if wanted else ""
     return DriftExplanation(tuple(statements), command)
@@ -161,7 +163,7 @@ def _change(change: StructureChange, *, compiled: bool) -> str:
     old, new = shorten(change.old, MOST_LETTERS), shorten(change.new, MOST_LETTERS)
     what = CHANGES[change.change].of_nodes
     if compiled:  # once; and a compiler names what it generates after what that does
-        what = "generated code of {}" if change.change is Change.TACTIC else what
+        what = "generated code of {}" if change.change is ChangeKind.TACTIC else what
         return f"{what.format(nodes)}: {old} → {new}"
     return f"{what.format(nodes)}: {old} ({change.old_builds} builds) → {new}"
 

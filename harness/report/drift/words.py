@@ -9,11 +9,11 @@ from dataclasses import replace
 from harness.history import (
     REGRESSIONS,
     DriftReport,
+    DriftStatus,
     DriftVerdict,
     Fact,
     FailsOn,
     RunDrift,
-    Status,
     baseline_text,
     statuses,
 )
@@ -30,10 +30,10 @@ DRIFT_LOOKS = {
     DriftVerdict.NEW_FAILURE: Look("✗", "X", "NEW FAILURE", "bold red", "bad", 5),
 }
 STATUS_LOOKS = {
-    Status.SKIP: Look("–", "-", "skip", "dim", "quiet", 0),
-    Status.XFAIL: Look("○", "o", "waived", "yellow", "calm", 2),
-    Status.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 6),
-    Status.MISTAKE: Look("‼", "!", "MISTAKE", "bold red", "bad", 7),
+    DriftStatus.SKIP: Look("–", "-", "skip", "dim", "quiet", 0),
+    DriftStatus.XFAIL: Look("○", "o", "waived", "yellow", "calm", 2),
+    DriftStatus.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 6),
+    DriftStatus.MISTAKE: Look("‼", "!", "MISTAKE", "bold red", "bad", 7),
 }
 STALE = Look("‼", "!", "STALE BASELINE", "bold red", "bad", 5)
 _OTHER_KERNELS = Look("≈", "~", "other kernels", "yellow", "calm", 1)
@@ -42,7 +42,7 @@ _UNKNOWN = Look("?", "?", "not compared", "yellow", "calm", 1)
 
 def is_stale(run: RunDrift) -> bool:
     """Whether a run fails as its baseline is of another model or case, so that nothing was compared."""
-    return run.status is Status.FAIL and run.verdict is None
+    return run.status is DriftStatus.FAIL and run.verdict is None
 
 
 def look_of(run: RunDrift) -> Look:
@@ -101,7 +101,7 @@ def verdict_text(run: RunDrift, *, plain: bool = False, brief: bool = False) -> 
 
 
 def _shows_verdict(run: RunDrift) -> bool:
-    return run.status not in STATUS_LOOKS or run.status is Status.XFAIL
+    return run.status not in STATUS_LOOKS or run.status is DriftStatus.XFAIL
 
 
 def title(run: RunDrift) -> str:
@@ -129,13 +129,15 @@ def _ratio(run: RunDrift) -> float | None:
 
 def answer(report: DriftReport) -> str:
     """The whole report in one sentence, for the top of a page."""
-    drifted = [run for run in report.runs if run.verdict in REGRESSIONS and run.status is not Status.XFAIL]
+    drifted = [
+        run for run in report.runs if run.verdict in REGRESSIONS and run.status is not DriftStatus.XFAIL
+    ]
     stale = [run for run in report.runs if is_stale(run)]
-    stopped = [run for run in report.runs if run.status in (Status.ERROR, Status.MISTAKE)]
+    stopped = [run for run in report.runs if run.status in (DriftStatus.ERROR, DriftStatus.MISTAKE)]
     texts = []
     if drifted:
         texts.append(_drifted(report, drifted))
-    elif not (stopped or stale) or statuses(report.runs)[Status.XFAIL] or any(map(_judged, report.runs)):
+    elif not (stopped or stale) or statuses(report.runs)[DriftStatus.XFAIL] or any(map(_judged, report.runs)):
         texts.append(_calm(report, _where(report, report.runs)))
     if stale:
         texts.append(_stale(report, stale))
@@ -186,7 +188,7 @@ def _failing(report: DriftReport) -> list[str]:
             + (f", {some}" if some else "")
         )
     newer = sum(
-        bool(fails(run)) and run.builds.fails_on is FailsOn.NEWER and run.status is Status.PASS
+        bool(fails(run)) and run.builds.fails_on is FailsOn.NEWER and run.status is DriftStatus.PASS
         for run in report.runs
     )
     if newer:
@@ -230,7 +232,7 @@ def _drifted(report: DriftReport, failed: Sequence[RunDrift]) -> str:
 
 
 def _judged(run: RunDrift) -> bool:
-    return run.verdict is not None and run.status is not Status.MISTAKE
+    return run.verdict is not None and run.status is not DriftStatus.MISTAKE
 
 
 def _calm(report: DriftReport, where: str) -> str:
@@ -240,7 +242,7 @@ def _calm(report: DriftReport, where: str) -> str:
     nothing = "No error" if accuracy else "Nothing"
     no_regression = f"{'Accuracy did not regress' if accuracy else 'Nothing regressed'} {where}"
     moved = [run for run in compared if run.verdict in (DriftVerdict.IMPROVED, DriftVerdict.FIXED)]
-    if waived := statuses(report.runs)[Status.XFAIL]:
+    if waived := statuses(report.runs)[DriftStatus.XFAIL]:
         return f"{no_regression}, except for {plural(waived, 'waived run')}"
     if moved:
         return f"{no_regression}, and {plural(len(moved), 'run')} improved"
@@ -257,9 +259,9 @@ def _calm(report: DriftReport, where: str) -> str:
     return f"{nothing} moved beyond noise {where}"
 
 
-def _of_those_worse(report: DriftReport, status: Status) -> str:
+def _of_those_worse(report: DriftReport, status: DriftStatus) -> str:
     """` (1 NEW FAILURE in other builds)`: what the builds that could be judged come to."""
-    if status is not Status.ERROR:
+    if status is not DriftStatus.ERROR:
         return ""
     found = [run.verdict for run in report.runs if run.status is status]
     worse = [
@@ -283,7 +285,7 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
             parts.append(f"{amount} {look.word}{_of_those_worse(report, status)}")
     if stale := sum(map(is_stale, report.runs)):
         parts.append(f"{stale} {STALE.word}")
-    if idle := sum(run.verdict is None and run.status is Status.PASS for run in report.runs):
+    if idle := sum(run.verdict is None and run.status is DriftStatus.PASS for run in report.runs):
         parts.append(f"{idle} not compared")
     cases = len({run.case for run in report.runs})
     text = f"{plural(cases, 'case')}, {plural(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
