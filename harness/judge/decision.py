@@ -14,8 +14,9 @@ from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
 from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
-from harness.judge.results import Cause, Region, RunReason, Verdict
+from harness.judge.results import Cause, Region, RunReason, RunResult, Verdict
 from harness.judge.workbench import Workbench, profiles_of
+from harness.tensors import Precision
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
 
 
@@ -33,16 +34,19 @@ class Question:
     Args:
         bench: the case.
         spec: what the case expects of this precision.
-        candidate: `emulator` or the name of an environment.
         found: what was found.
         golden_update: whether a golden reference that differs was rewritten, and so decides nothing.
     """
 
     bench: Workbench
     spec: RunSpec
-    candidate: str
     found: Findings
     golden_update: bool = False
+
+    @property
+    def run(self) -> RunResult:
+        """The run, as far as it is known."""
+        return self.found.run
 
     @property
     def own_fault(self) -> str | None:
@@ -52,8 +56,8 @@ class Question:
     @property
     def expects_failure(self) -> bool:
         """Whether the case expects this candidate to fail; releases that are emulated count as the emulator."""
-        engine = self.found.engine
-        if self.candidate == EMULATOR and self.bench.assumed.compiler is not None:
+        engine = self.run.engine
+        if self.run.candidate == EMULATOR and self.bench.assumed.compiler is not None:
             return self.spec.expects_failure(EMULATOR_WITH_KERNELS)
         fingerprint = None if engine is None else engine.fingerprint
         if fingerprint is None or fingerprint.tensorrt is None:
@@ -63,14 +67,15 @@ class Question:
     @property
     def waived(self) -> Waived | None:
         """The waiver of the case that speaks of this run."""
-        fingerprint = None if self.found.engine is None else self.found.engine.fingerprint
+        engine = self.run.engine
+        fingerprint = None if engine is None else engine.fingerprint
         of_rtx = fingerprint is None or fingerprint.product == TENSORRT_RTX
         release = None if fingerprint is None or of_rtx else fingerprint.tensorrt
         return find_waiver(
             self.bench.case.waivers,
             precision=self.spec.precision,
             tensorrt=release,
-            release=self.candidate,
+            release=self.run.candidate,
         )
 
 
@@ -84,7 +89,7 @@ def decide(question: Question) -> Decision:
 
 def by_gates(question: Question) -> Decision:
     """What the gates of the outputs say, of how many builds, and whether the case expects it."""
-    decision, repeats = _by_outputs(question), question.found.repeats
+    decision, repeats = _by_outputs(question), question.run.repeats
     if repeats is None or repeats.passes is None:
         return decision
     why = replace(decision.why, builds=repeats.builds, failing=repeats.builds - repeats.passes)
@@ -92,20 +97,20 @@ def by_gates(question: Question) -> Decision:
 
 
 def _by_outputs(question: Question) -> Decision:
-    found, spec = question.found, question.spec
-    why = RunReason.of_outputs(found.outputs)
-    if found.passed and not question.expects_failure:
-        told = replace(why, selections=found.selections, precision=found.judged_as, scores=found.scores)
+    run, spec = question.run, question.spec
+    why = RunReason.of_outputs(run.outputs)
+    if run.gates_hold and not question.expects_failure:
+        told = replace(why, selections=run.selections, precision=run.gates_of, scores=run.scores)
         return Decision(Verdict.PASS, told)
     if not question.expects_failure:
         return Decision(Verdict.FAIL, why)
     expected = spec.reason or ""
-    if found.passed:
+    if run.gates_hold:
         return Decision(Verdict.XPASS, RunReason(Cause.UNEXPECTED_PASS, expected=expected))
-    starts = tuple(dict.fromkeys(layer.node for layer in found.layers if layer.origin))
-    if found.layers and spec.origin and not _starts_as_expected(set(starts), found.regions, set(spec.origin)):
+    starts = tuple(dict.fromkeys(layer.node for layer in run.origins))
+    if run.layers and spec.origin and not _starts_as_expected(set(starts), run.regions, set(spec.origin)):
         elsewhere = RunReason(
-            Cause.OTHER_ORIGIN, starts=starts, regions=found.regions, origin=tuple(spec.origin)
+            Cause.OTHER_ORIGIN, starts=starts, regions=run.regions, origin=tuple(spec.origin)
         )
         return Decision(Verdict.FAIL, elsewhere)
     return Decision(Verdict.XFAIL, RunReason(Cause.EXPECTED, expected=expected))
@@ -123,7 +128,7 @@ def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected
 
 def by_scores(question: Question, decision: Decision) -> Decision:
     """A metric of the user's own that drops fails a run that passes."""
-    dropped = tuple(each for each in question.found.scores if not each.passed)
+    dropped = tuple(each for each in question.run.scores if not each.passed)
     if decision.verdict is Verdict.PASS and dropped:
         return Decision(Verdict.FAIL, RunReason(Cause.SCORE, scores=dropped[:1]))
     return decision
@@ -148,7 +153,7 @@ def by_export(question: Question, decision: Decision) -> Decision:
 
 def by_shapes(question: Question, decision: Decision) -> Decision:
     """Another shape of a declared profile that is wrong fails a run that passes."""
-    wrong = next((each for each in question.found.shapes if each.fault), None)
+    wrong = next((each for each in question.run.shapes if each.fault), None)
     if decision.verdict is Verdict.PASS and wrong is not None and profiles_of(question.bench.case):
         return Decision(Verdict.FAIL, RunReason(Cause.SHAPE, shape=wrong))
     return decision
@@ -183,19 +188,19 @@ OVERRULING: tuple[Callable[[Question, Decision], Decision], ...] = (
 
 def warnings_of(question: Question) -> tuple[str, ...]:
     """What the person should know although it changes no verdict, each once."""
-    bench, found = question.bench, question.found
-    engine = found.engine
+    bench, found, run = question.bench, question.found, question.run
+    engine = run.engine
     warnings = [*(engine.warnings if engine else ()), *empty_outputs(bench.expected)]
-    warnings += found.own.without({layer.node for layer in found.layers if layer.origin}).warnings
+    warnings += found.own.without({layer.node for layer in run.origins}).warnings
     warnings += idle_inputs(bench)
     warnings += slow_nodes(bench)
-    beyond = beyond_own_limits(found.layers, bench.case.tolerances, found.judged_as) if found.passed else None
+    beyond = beyond_own_limits(run.layers, bench.case.tolerances, run.gates_of) if run.gates_hold else None
     converted = conversion_warning(bench.model, None if engine is None else engine.fingerprint)
     warnings += [each for each in (beyond, found.other_inputs, converted) if each]
     declared = bool(profiles_of(bench.case))
-    warnings += [str(each) for each in found.shapes if each.skipped or (each.fault and not declared)]
-    if found.judged_as is not question.spec.precision:
-        warnings.append(_why_judged_otherwise(question))
+    warnings += [str(each) for each in run.shapes if each.skipped or not declared]
+    if run.judged_as is not None:
+        warnings.append(_why_judged_otherwise(run, run.judged_as))
     golden = found.golden
     if golden is not None and golden.message is not None and not question.golden_update:
         missing = golden.state is GoldenState.MISSING  # another processor rounds differently: no news
@@ -204,11 +209,9 @@ def warnings_of(question: Question) -> tuple[str, ...]:
     return tuple(dict.fromkeys(warnings))
 
 
-def _why_judged_otherwise(question: Question) -> str:
+def _why_judged_otherwise(run: RunResult, judged_as: Precision) -> str:
     """Why the gates are not those of the precision that was asked for."""
-    judged_as = question.found.judged_as
-    engine, case = question.found.engine, question.bench.case.name
-    why = f"{question.candidate} runs no engine with TF32 turned off"
-    if engine is not None and engine.realised.own is not None:
-        why = f"{case} is in {judged_as} throughout, and {question.spec.precision} changes nothing of it"
+    why = f"{run.candidate} runs no engine with TF32 turned off"
+    if run.engine is not None and run.engine.realised.own is not None:
+        why = f"{run.case} is in {judged_as} throughout, and {run.precision} changes nothing of it"
     return f"{why}: judged by the gates of {judged_as}"

@@ -194,34 +194,10 @@ class Judge:
         stage: Stage,
         idle: Idle,
     ) -> RunResult:
-        measurement = Measurement(bench, spec, made, self.options, stage, idle)
-        found = measurement.take()
-        question = Question(bench, spec, blank.candidate, found, self.options.golden_update)
+        found = Measurement(bench, spec, made, self.options, stage, idle).take(blank)
+        question = Question(bench, spec, found, self.options.golden_update)
         verdict, why = decide(question)
-        return replace(
-            blank,
-            verdict=verdict,
-            why=why,
-            outputs=found.outputs,
-            layers=found.layers,
-            regions=found.regions,
-            selections=found.selections,
-            hidden=found.hidden,
-            observed=found.observed,
-            faithful=found.faithful,
-            timings=measurement.timings,
-            facts=found.facts,
-            judged_as=None if found.judged_as is spec.precision else found.judged_as,
-            repeats=found.repeats,
-            own_roundings=found.own.facts,
-            scores=found.scores,
-            shapes=tuple(each for each in found.shapes if each.fault or each.skipped),
-            error_map=found.error_map,
-            values=found.values,
-            compared_with=found.compared_with,
-            warnings=warnings_of(question),
-            golden=None if found.golden is None else found.golden.state,
-        )
+        return replace(found.run, verdict=verdict, why=why, warnings=warnings_of(question))
 
 
 def _ruined(blank: RunResult, spec: RunSpec, error: ReferenceNotFiniteError) -> RunResult:

@@ -16,16 +16,15 @@ from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
 from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
 from harness.judge.layers import COPIES, is_faithful, measure_layers, observation_for
-from harness.judge.losses import HiddenFault, Selection, over_samples
+from harness.judge.losses import HiddenFault, OwnRoundings, Selection, over_samples
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import find_regions, observed_of
 from harness.judge.results import (
-    ComparedWith,
     LayerResult,
     Observed,
     OutputResult,
     Region,
-    Score,
+    RunResult,
     ShapeResult,
     without_origins,
     worst_of,
@@ -36,7 +35,6 @@ from harness.worker.protocol import EngineFacts
 
 if TYPE_CHECKING:
     from harness.golden import GoldenStatus
-    from harness.judge.losses import OwnRoundings
     from harness.tactics import Repeats
 
 Stage = Callable[[str], None]
@@ -79,48 +77,18 @@ class Findings:
     """What was found in one run, before anything is decided.
 
     Args:
-        outputs: the outputs as judged; of several builds those of the first that fails.
-        layers, faithful, regions, selections, hidden, observed, shapes, scores, error_map: see RunResult.
+        run: the result without its verdict; of several builds the outputs are those of the first that fails.
         own: what the model's own roundings do to it.
         golden: what the golden reference says; None where none is kept.
-        facts: what is known of the candidate.
-        judged_as: the precision whose gates were held.
-        repeats: what several builds came to.
-        compared_with: what stands in for the model as the reference.
-        values: the candidate's outputs, where they are to be kept.
         other_inputs: a warning where the reference was fed otherwise than the candidate.
         cost_of_sums: a warning where FP16 sums are most of the error.
     """
 
-    outputs: tuple[OutputResult, ...]
-    layers: tuple[LayerResult, ...]
-    faithful: bool | None
-    regions: tuple[Region, ...]
-    selections: tuple[Selection, ...]
-    hidden: tuple[HiddenFault, ...]
-    observed: Observed | None
-    shapes: tuple[ShapeResult, ...]
-    scores: tuple[Score, ...]
-    error_map: ErrorMap | None
+    run: RunResult
     own: OwnRoundings
     golden: GoldenStatus | None
-    facts: EngineFacts | EmulatorFacts | None
-    judged_as: Precision
-    repeats: Repeats | None
-    compared_with: ComparedWith | None
-    values: tuple[Mapping[str, np.ndarray], ...]
     other_inputs: str | None
     cost_of_sums: str | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate of every output holds."""
-        return all(output.passed for output in self.outputs)
-
-    @property
-    def engine(self) -> EngineFacts | None:
-        """What is known of the engine; None of the emulator."""
-        return self.facts if isinstance(self.facts, EngineFacts) else None
 
 
 @dataclass
@@ -155,45 +123,46 @@ class Measurement:
     _failures: list[Mapping[str, str]] = field(default_factory=list)
     """Sample by sample, the outputs that could not be computed, with the reason."""
 
-    def take(self) -> Findings:
+    def take(self, blank: RunResult) -> Findings:
         """Run reference and candidate, and compare all there is to compare."""
-        expected = self._timed("reference", lambda: self.bench.expected)
-        golden = self.bench.golden
+        bench, options = self.bench, self.options
+        expected = self._timed("reference", lambda: bench.expected)
+        golden = bench.golden
         actual = self._timed("candidate", self._unobserved)
         first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
         outputs = self._worst_build(expected, first)
         passed = all(output.passed for output in outputs)
         layers: tuple[LayerResult, ...] = ()
         faithful = None
-        if self.options.layers:
+        if options.layers:
             layers, faithful = self._timed("layers", lambda: self._layers(expected, actual, outputs))
         regions, hidden = self._look_behind(layers, outputs)
-        own = self._timed("reference", lambda: self.bench.own_roundings)
-        shapes = self._timed("shapes", self._shapes) if self.options.shapes and passed else ()
-        unfinished = any(self._failures)
-        scores = () if unfinished else tuple(take_scores(self.bench.case, expected, actual))
-        cost = self._timed("compare", lambda: cost_of_sums(self.bench, self.spec.precision, outputs))
-        return Findings(
+        own = self._timed("reference", lambda: bench.own_roundings)
+        shapes = self._timed("shapes", self._shapes) if options.shapes and passed else ()
+        scores = () if any(self._failures) else tuple(take_scores(bench.case, expected, actual))
+        cost = self._timed("compare", lambda: cost_of_sums(bench, self.spec.precision, outputs))
+        run = replace(
+            blank,
             outputs=outputs,
             layers=without_origins(layers) if passed else layers,
-            faithful=faithful,
             regions=regions,
             selections=over_samples(self._selections),
             hidden=hidden,
             observed=self._observed(layers),
-            shapes=shapes,
-            scores=scores,
-            error_map=None if passed or self._later else _error_map(expected, actual, outputs),
-            own=own,
-            golden=golden,
+            faithful=faithful,
+            timings=self.timings,
             facts=self._facts,
-            judged_as=self._judged_as,
+            compared_with=bench.compared_with(self.candidate, self._judged_as),
+            golden=None if golden is None else golden.state,
+            judged_as=None if self._judged_as is self.spec.precision else self._judged_as,
             repeats=self._repeats,
-            compared_with=self.bench.compared_with(self.candidate, self._judged_as),
-            values=tuple(actual) if self.options.keep_outputs else (),
-            other_inputs=self.bench.other_inputs(self.candidate),
-            cost_of_sums=cost,
+            own_roundings=own.facts,
+            values=tuple(actual) if options.keep_outputs else (),
+            scores=scores,
+            shapes=tuple(each for each in shapes if each.fault or each.skipped),
+            error_map=None if passed or self._later else _error_map(expected, actual, outputs),
         )
+        return Findings(run, own, golden, bench.other_inputs(self.candidate), cost)
 
     @property
     def _judged_as(self) -> Precision:

@@ -123,6 +123,16 @@ class RunResult:
         return self.why.error
 
     @property
+    def gates_hold(self) -> bool:
+        """Whether every gate of every output holds."""
+        return all(output.passed for output in self.outputs)
+
+    @property
+    def gates_of(self) -> Precision:
+        """The precision whose gates it was held to."""
+        return self.judged_as or self.precision
+
+    @property
     def judged(self) -> Judged:
         """What was judged of every output that has elements, at least."""
         order = (Judged.FINITENESS, Judged.VALUES)

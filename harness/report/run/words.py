@@ -97,8 +97,7 @@ def changed_golden(result: RunResult) -> bool:
 
 def near_ties(result: RunResult) -> str:
     """Which nodes choose otherwise for near ties; empty if none does."""
-    precision = result.judged_as or result.precision
-    return "; ".join(each.describe(precision) for each in result.selections)
+    return "; ".join(each.describe(result.gates_of) for each in result.selections)
 
 
 def hidden_faults(result: RunResult) -> str:
