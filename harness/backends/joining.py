@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,8 @@ from functools import cached_property
 import numpy as np
 
 from harness.model import Model, NodeInfo
-from harness.worker.protocol import Kernel, KernelList, KernelTensor
+from harness.worker.protocol import Kernel, KernelList, KernelTensor, tensor_in
 
-#: What the inspector puts behind the name of a tensor inside a compiled graph, and the debug listener may leave out.
-_GRAPH = re.compile(r"_myl\d+$")
 #: They give on what they read, in another shape at most.
 _GIVING_ON = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 #: These do, too, where the other operand is this.
@@ -59,9 +56,9 @@ def onnx_names(kernels: KernelList | None, model: Model, shapes: Shapes) -> dict
     joined = {
         name: (tensor, *graph.given_on(tensor)) for name, tensor in found.items() if claims[tensor] == 1
     }
-    short = Counter(_GRAPH.sub("", tensor.name) for kernel in kernels.kernels for tensor in kernel.outputs)
+    short = Counter(tensor_in(tensor.name) for kernel in kernels.kernels for tensor in kernel.outputs)
     for name, tensors in tuple(joined.items()):
-        without = _GRAPH.sub("", name)
+        without = tensor_in(name)
         if short[without] == 1 and without not in model.dtypes:
             joined[without] = tensors
     return joined

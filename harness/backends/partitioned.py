@@ -5,7 +5,6 @@ The graph is cut into segments that alternate between the two. Each tensor that 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,17 +16,16 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from harness.backends.runtime_words import GraphRefusedError, first_line, missing_in
 from harness.backends.trt_operators import TRT_OPERATORS
 from harness.case import Operators
-from harness.errors import HarnessError, ModelError, NodeFailedError
+from harness.errors import HarnessError, NodeFailedError
 from harness.model import LOWERED, bodies, element_type, node_reads
 
 Values = dict[str, np.ndarray]
 Compute = Callable[[Values], Values]
 _FEW_BITS = {"int4", "uint4", "int2", "uint2", "float4_e2m1fn"}
 _WIDE = "::wide"
-_NO_KERNEL = re.compile(r"Could not find an implementation for \w+\(\d+\) node with name '(?P<node>[^']*)'")
-_UNKNOWN = re.compile(r"(?P<domain>[\w.]+):(?P<op>\w+)\(-?\d+\) is not a registered function/op")
 
 
 def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:
@@ -138,7 +136,7 @@ class PartitionedSession:
                 except HarnessError:
                     raise
                 except Exception as error:
-                    raise not_accepted(why or first_line(error), self._where) from error
+                    raise GraphRefusedError(why or first_line(error), self._where) from error
 
     def get_inputs(self) -> list[Needed]:
         """What must be fed."""
@@ -164,7 +162,7 @@ class PartitionedSession:
                 return [self._value(name, values) for name in outputs]
             except _NoKernelError as refusal:
                 if refusal.nodes <= self._foreign:
-                    raise not_accepted(str(refusal), self._where) from refusal
+                    raise GraphRefusedError(str(refusal), self._where) from refusal
                 self.leave_out(refusal.nodes, str(refusal))
 
     def _carry_out(self, values: Values, options: ort.RunOptions | None) -> None:
@@ -223,7 +221,7 @@ class PartitionedSession:
             text = first_line(error)
             if missing := without_kernel(model, text, self._dtypes):
                 raise _NoKernelError(text, missing) from error
-            raise not_accepted(text, self._where) from error
+            raise GraphRefusedError(text, self._where) from error
 
     def _as_model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         imports = {entry.domain: entry.version for entry in self._proto.opset_import}
@@ -276,22 +274,6 @@ class _NoKernelError(Exception):
         self.nodes = nodes
 
 
-def not_accepted(text: str, where: str) -> ModelError:
-    """The error for a graph that ONNX Runtime refuses, with its reason."""
-    hint = "check it with onnx.checker.check_model(model, full_check=True)"
-    if any(words in text.lower() for words in ("not implemented", "no op registered", "not a registered")):
-        hint = (
-            "neither ONNX Runtime nor onnx.reference has it; `ops` in a case, or --ops, says how it is done"
-        )
-    return ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def node_lists(proto: onnx.ModelProto) -> Iterator[MutableSequence[onnx.NodeProto]]:
     """The nodes of the graph, of its functions and of every body, innermost first."""
 
@@ -323,13 +305,14 @@ def without_kernel(proto: onnx.ModelProto, text: str, dtypes: Mapping[str, str])
     def like(node: onnx.NodeProto) -> tuple[str, str, tuple[str, ...]]:
         return node.domain, node.op_type, tuple(dtypes.get(name, "") for name in node.input)
 
-    if found := _UNKNOWN.search(text):
-        return nodes_of(proto, {("" if found["domain"] == "ai.onnx" else found["domain"], found["op"])})
-    if found := _NO_KERNEL.search(text):
-        every = (node for nodes in node_lists(proto) for node in nodes)
-        kinds = {like(node) for node in every if node.name == found["node"]}
-        return _nodes(proto, lambda node: like(node) in kinds)
-    return frozenset()
+    missing = missing_in(text)
+    if missing is None:
+        return frozenset()
+    if missing.domain is not None:
+        return nodes_of(proto, {(missing.domain, missing.op)})
+    every = (node for nodes in node_lists(proto) for node in nodes)
+    kinds = {like(node) for node in every if node.name == missing.node}
+    return _nodes(proto, lambda node: like(node) in kinds)
 
 
 def _nodes(proto: onnx.ModelProto, condition: Callable[[onnx.NodeProto], bool]) -> frozenset[str]:

@@ -8,7 +8,6 @@ other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends.partitioned import left_out
+from harness.backends.runtime_words import GraphRefusedError, first_line
 from harness.backends.session import GraphRunner, create_session, infer, mean_size
 from harness.errors import HarnessError, ModelError
 from harness.model import Model, bodies, graph_dtypes, is_widened, lower, needed_nodes, node_reads, owner
@@ -84,7 +84,6 @@ FP32_ONLY = frozenset(
     }
     | {"QuantizeLinear", "DequantizeLinear", "InstanceNormalization", "NonMaxSuppression", "Attention"}
 )
-_MISSING = re.compile(r"Could not find an implementation for (\w+)\(")
 _RETRIES = 40
 
 
@@ -126,11 +125,11 @@ class DoubleReference:
                     dtypes={} if model.operators else None,
                     elements=mean_size(model),
                 )
-            except ModelError as error:
-                missing = _MISSING.search(error.message)
-                if missing is None or missing[1] in fp32_ops:
+            except GraphRefusedError as refusal:
+                missing = refusal.missing
+                if missing is None or missing.domain is not None or missing.op in fp32_ops:
                     raise
-                fp32_ops |= {missing[1]}
+                fp32_ops |= {missing.op}
                 continue
             self._graph = graph
             self.fp32_ops = tuple(sorted(graph.narrowed))
@@ -155,10 +154,8 @@ class DoubleReference:
         except HarnessError:
             raise
         except Exception as error:
-            text = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"ONNX Runtime failed in double precision: {text}", where=self._model.name
-            ) from error
+            text = f"ONNX Runtime failed in double precision: {first_line(error)}"
+            raise ModelError(text, where=self._model.name) from error
         return DoubleRun(dict(zip(self._names, arrays, strict=True)), self.fp32_ops)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,26 +20,21 @@ from harness.backends.chained import THREADS, ChainedSession, is_large
 from harness.backends.partitioned import (
     PartitionedSession,
     Session,
-    first_line,
     node_lists,
     nodes_of,
-    not_accepted,
     to_runtime,
     without_kernel,
 )
+from harness.backends.runtime_words import GraphRefusedError, first_line, run_error
 from harness.case import Operators
 from harness.errors import HarnessError, InputDataError, ModelError, NodeFailedError
-from harness.model import EXACT, LOWERED, MASK, LoweredGraph, Model, WeightFeed, round_array
+from harness.model import EXACT, MASK, LoweredGraph, Model, WeightFeed, round_array
 from harness.tensors import Precision
 from harness.text import duration
 
 TIME_LIMIT = "HARNESS_TIME_LIMIT"
 STOPPING = 5.0
 """Seconds that ONNX Runtime gets to end an inference that nobody waits for any more."""
-_FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
-_PLACE = re.compile(r"/\S+:\d+ .*? was false\. ")
-"""Where in ONNX Runtime's sources a check failed."""
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
 
 
@@ -151,7 +145,7 @@ def create_session(
         text = first_line(error)
         missing = frozenset() if dtypes is None else without_kernel(proto, text, dtypes)
         if not missing:
-            raise not_accepted(text, where) from error
+            raise GraphRefusedError(text, where) from error
         session = PartitionedSession(proto, frozenset(), operators, dtypes or {}, make, where)
         session.leave_out(missing, text)
         return session
@@ -298,7 +292,7 @@ class GraphRunner:
         except HarnessError:
             raise
         except Exception as error:
-            raise _run_error(error, self.model.name) from error
+            raise run_error(error, self.model.name) from error
         for name, array in zip(observed, arrays, strict=True):
             if not isinstance(array, np.ndarray):
                 raise _no_tensor(name, self.model.name)
@@ -402,22 +396,6 @@ def _fits(actual: Collection[int], declared: Collection[int | str | None]) -> bo
 
 def _itemsize(dtype: str) -> int:
     return np.dtype(getattr(ml_dtypes, dtype, dtype)).itemsize
-
-
-def _run_error(error: Exception, where: str) -> Exception:
-    text = first_line(error)
-    if "INVALID_ARGUMENT" in text and (
-        "Got invalid dimensions" in text or "Unexpected input data type" in text
-    ):
-        return InputDataError(text, where=where)
-    failed = _FAILED_NODE.search(text)
-    if failed is None or any(word in text for word in _NO_MEMORY):
-        return ModelError(f"ONNX Runtime failed: {text}", where=where)
-    # Of a node in a body, ONNX Runtime names the nodes around it first: the last reason is the node's own.
-    reason = _PLACE.sub("", text.rpartition("Status Message: ")[2]).strip().rstrip(".")
-    return NodeFailedError(
-        node=failed["node"].removesuffix(LOWERED), op=failed["op"], reason=reason, where=where
-    )
 
 
 @dataclass(frozen=True)

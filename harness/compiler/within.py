@@ -19,7 +19,6 @@ primitives, and a LayerNormalization is rounded before its weights come to it. T
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +26,7 @@ from onnx_ir import TensorProtocol
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_recurrent, rounds_products
 from harness.tensors import Precision
-from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList, Work
+from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList, Work, operations_in
 
 _MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
 RECIPROCALS_BEFORE = (1, 6)
@@ -216,8 +215,7 @@ def _is_read_by(tensor: str, nodes: Sequence[NodeInfo]) -> bool:
 
 def operations_of(kernel: Kernel) -> tuple[str, ...]:
     """What generated code does, as its name says where a release does not list it."""
-    match = re.match(r"__myl_((?:[A-Z][a-z0-9]*)+)", kernel.name)
-    return kernel.operations or (tuple(re.findall("[A-Z][a-z0-9]*", match[1])) if match else ())
+    return kernel.operations or operations_in(kernel.name, whole=False)
 
 
 def _is_converted(kernel: Kernel) -> bool:

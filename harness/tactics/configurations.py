@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from harness.search import Evaluation, Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
-from harness.tactics.units import Side, Unit, orders_for, reformatted_layer
+from harness.tactics.units import Side, Unit, orders_for
 from harness.tactics.variations import Axis, Variation
 from harness.text import names
-from harness.worker.protocol import Choice, TacticOrders
+from harness.worker.protocol import Choice, TacticOrders, reformatted_layer
 
 RETRIES = 4
 """Builds that are repeated, each, where a layer that did not take what was forced may be what failed."""

@@ -20,7 +20,6 @@ from harness.errors import PinsNotTakenError, UsageError
 from harness.model import LOW_DTYPE, Model, save_model, with_islands
 from harness.tactics.record import TacticRecord, load_record
 from harness.tactics.result import brief
-from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, write_bytes, write_text
 from harness.worker.protocol import (
     CACHE,
@@ -30,6 +29,7 @@ from harness.worker.protocol import (
     Profile,
     TacticOrders,
     TacticReport,
+    reformatted_layer,
 )
 
 PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"

@@ -14,10 +14,9 @@ from harness.errors import UsageError
 from harness.tactics.record import TacticRecord, record_of, variants
 from harness.tactics.result import brief
 from harness.tactics.samples import Evaluate, Tensors
-from harness.tactics.units import reformatted_layer
 from harness.tactics.variations import noise
 from harness.tensors import NEVER, UNLESS_DEFAULT
-from harness.worker.protocol import EngineFacts
+from harness.worker.protocol import EngineFacts, reformatted_layer
 
 
 @dataclass(frozen=True)

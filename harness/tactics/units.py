@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
 from harness.tactics.record import Difference, TacticRecord, differences, variants
-from harness.worker.protocol import Choice
-
-_REFORMAT = re.compile(
-    r"^Reformatting CopyNode for "
-    r"(?:(?:Input|Output) Tensor \d+ to (?P<layer>.+)|Network (?:Input|Output) (?P<tensor>.+))$"
-)
+from harness.worker.protocol import Choice, reformatted_layer
 
 
 class Side(StrEnum):
@@ -73,15 +67,6 @@ class Unit:
             if variants(here) == variants(_main(choices)):
                 return side
         return Side.OTHER
-
-
-def reformatted_layer(name: str) -> str | None:
-    """The layer for which a copy reformats a tensor, by the name of the copy; None if it is not such a copy.
-
-    Of a copy of the network's own inputs and outputs it is the tensor.
-    """
-    found = _REFORMAT.match(name)
-    return None if found is None else found["layer"] or found["tensor"]
 
 
 def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[Unit, ...]:

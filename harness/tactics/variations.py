@@ -91,9 +91,9 @@ def axes(probe: ProbeReply, plan: Plan) -> tuple[Variation, ...]:
     Preview features are switched on and off, knobs of the builder set to each value that they allow. Values that the
     plan sets already are left out.
     """
-    capabilities, build = set(probe.capabilities), plan.build
+    build = plan.build
     found = []
-    if "optimization_level" in capabilities:
+    if "optimization_level" in probe.capabilities:
         found += [
             Variation(f"optimization level {level}", Axis.LEVEL, BuildOptions(optimization_level=level))
             for level in range(6)
@@ -110,17 +110,11 @@ def axes(probe: ProbeReply, plan: Plan) -> tuple[Variation, ...]:
             BuildOptions(sparsity=not build.sparsity),
         )
     )
-    for name in sorted(capabilities):
-        kind, _, feature = name.partition(":")
-        if kind == "preview_feature":
-            found += [
-                Variation(
-                    f"{sign}{feature.lower()}",
-                    Axis.PREVIEW,
-                    BuildOptions(preview_features=(f"{sign}{feature.lower()}",)),
-                )
-                for sign in "+-"
-            ]
+    for feature in sorted(probe.preview_features):
+        switches = (f"{sign}{feature.lower()}" for sign in "+-")
+        found += [
+            Variation(switch, Axis.PREVIEW, BuildOptions(preview_features=(switch,))) for switch in switches
+        ]
     for knob, values in probe.build_routes.items():
         found += [
             Variation(f"{knob}={value}", Axis.ROUTE, BuildOptions(build_route=f"{knob}={value}"))

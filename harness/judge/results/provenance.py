@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.tensors import UNLESS_DEFAULT, Accumulate, HostFingerprint, host_fingerprint
 from harness.text import names, number, plural
-from harness.worker.protocol import EngineFacts, Fingerprint
+from harness.worker.protocol import EngineFacts, Fingerprint, accumulates_in
 
 MOST_WEIGHTS = 4
 
@@ -58,9 +58,6 @@ class Emulation:
 class Accumulators:
     """What the tactics of an engine add up products of FP16 in, of those whose names tell.
 
-    The last group of `sm80_xmma_gemm_f16f16_f16f16_f16_tn_n_…` is the accumulator, and `h16816gemm` of cuBLAS adds up
-    in FP16, `s16816gemm` in FP32.
-
     Args:
         fp16: how many layers add up in FP16.
         fp32: how many add up in FP32.
@@ -72,22 +69,14 @@ class Accumulators:
     @classmethod
     def of(cls, engine: EngineFacts) -> Accumulators | None:
         """Those of the layers of `engine`; None if no name tells."""
-        found = [
-            match for each in engine.layers for match in [_ACCUMULATOR.search(each.tactic or "")] if match
-        ]
-        fp16 = sum((match[1] or match[2]).lower() in ("f16", "h") for match in found)
-        return cls(fp16, len(found) - fp16) if found else None
+        found = Counter(accumulates_in(each.tactic or "") for each in engine.layers)
+        return cls(found["fp16"], found["fp32"]) if found["fp16"] or found["fp32"] else None
 
     def __str__(self) -> str:
         """`tactics add up in FP16`, `tactics add up in FP32 in 3 of 12`."""
         if not (self.fp16 and self.fp32):
             return f"tactics add up in {'FP16' if self.fp16 else 'FP32'}"
         return f"tactics add up in FP32 in {self.fp32} of {self.fp16 + self.fp32}"
-
-
-_ACCUMULATOR = re.compile(
-    r"_xmma_\w*?_f16f16_(?:f16|f32){1,2}_(f16|f32)_|(?<!bf16)_([hs])16816gemm_", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import ctypes
 import json
 import re
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..protocol import Fault, ProbeReply
 from .release import Release
@@ -32,7 +32,11 @@ def probe(
     """
     problems: List[str] = []
     reply = ProbeReply(
-        release.version, product=release.product, capabilities=release.capabilities(), packages=_packages()
+        release.version,
+        product=release.product,
+        capabilities=release.capabilities(),
+        preview_features=release.preview_features,
+        packages=_packages(),
     )
     no_gpu: Optional[str] = None
     try:
@@ -119,19 +123,24 @@ def refusal(trt: Any, release: Release, logger: Any, builder: Any, gpu: ProbeRep
     if runtime.deserialize_cuda_engine(serialized) is not None:
         return None
     why = reasons(trt, runtime, serialized)
-    if "unsupported cc" in why:
+    if "UNSUPPORTED_CC" in why:
         return "refuses this GPU: compute capability {}".format(gpu.compute_capability)
-    return "refuses this GPU: {}".format(", ".join(why) or "no reason given")
+    return "refuses this GPU: {}".format(in_words(why) or "no reason given")
 
 
 def reasons(trt: Any, runtime: Any, serialized: Any) -> Tuple[str, ...]:
-    """What the runtime has against an engine that it did not load: `unsupported cc`, `old cuda driver`, …
+    """What the runtime has against an engine that it did not load: names of `trt.EngineInvalidityDiagnostics`.
 
     Not whether it loads it: on an H200, 1.6 calls engines invalid that it loads and runs.
     """
     _, bits = runtime.get_engine_validity(serialized)
     members = trt.EngineInvalidityDiagnostics.__members__.items()
-    return tuple(name.lower().replace("_", " ") for name, member in members if int(bits) & int(member))
+    return tuple(name for name, member in members if int(bits) & int(member))
+
+
+def in_words(reasons: Sequence[str]) -> str:
+    """`unsupported cc, old cuda driver`."""
+    return ", ".join(reasons).lower().replace("_", " ")
 
 
 def _sources(trt: Any, release: Release, bits: int) -> Tuple[str, ...]:

@@ -1,12 +1,9 @@
 """TensorRT's log: kept for evidence, written on for whoever looks at a worker that died."""
 
-import re
 from collections import deque
 from typing import Any, Callable, Deque, List, NamedTuple, Tuple
 
 _KEPT = 2000
-#: An error without a word on what was wrong: TensorRT for RTX ends each failed build with it where there is no GPU.
-WORDLESS = re.compile(r"\[checkMacros\.cpp::catchCudaError")
 
 
 class Line(NamedTuple):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from ..protocol import Fault, NodeHint, RefusedNode
-from .log import WORDLESS, Log
+from . import words
+from .log import Log
 from .release import Release
 
 
@@ -37,7 +38,7 @@ class ParserRefusal(Fault):
         kind = "build_failed"
         if any(node.code.startswith("UNSUPPORTED") for node in refused):
             kind = "unsupported"
-        elif any(node.code == "MEM_ALLOC_FAILED" or "bad_alloc" in node.message for node in refused):
+        elif any(node.code == "MEM_ALLOC_FAILED" or words.out_of_memory([node.message]) for node in refused):
             kind, refused = "out_of_memory", ()
         super().__init__(kind, message, evidence=evidence, nodes=[node.name for node in refused if node.name])
         self.refused = refused
@@ -134,9 +135,8 @@ def _refused(error: Any, release: Release, nodes: Sequence[NodeHint]) -> Refused
         name, op = error.node_name(), error.node_operator()
     elif 0 <= index < len(nodes):
         name, op = nodes[index].name, nodes[index].op
-    lines = str(error.desc()).splitlines()
-    said = "\n".join(line for line in lines if not WORDLESS.search(line))
-    return RefusedNode(index, name, op, _code(error), said or "\n".join(lines))
+    lines = words.telling(str(error.desc()).splitlines())
+    return RefusedNode(index, name, op, _code(error), "\n".join(lines))
 
 
 def _describe(node: RefusedNode) -> str:

@@ -235,9 +235,8 @@ class Release:
         return TF32_ON if asks_for_tf32(options, precision) else TF32_OFF
 
     def capabilities(self) -> Tuple[str, ...]:
-        """What a probe reports: features, precisions, tactic sources and preview features, sorted."""
+        """What a probe reports: features, precisions, tactic sources and targets, sorted."""
         names: List[str] = [*self.features, *(precision for _, precision in self.precisions)]
         names += ["tactic_source:" + source for source in self.tactic_sources]
-        names += ["preview_feature:" + feature for feature in self.preview_features]
         names += ["compute_capability:" + target for target in self.compute_capabilities]
         return tuple(sorted(set(names)))

@@ -23,8 +23,6 @@ from .kernels import Kernel as Kernel
 from .kernels import KernelList as KernelList
 from .kernels import KernelTensor as KernelTensor
 from .kernels import RefusedNode as RefusedNode
-from .kernels import Work as Work
-from .kernels import is_region as is_region
 from .messages import KINDS as KINDS
 from .messages import PROTOCOL as PROTOCOL
 from .messages import REPLIES as REPLIES
@@ -55,6 +53,16 @@ from .messages import SaveCache as SaveCache
 from .messages import Shutdown as Shutdown
 from .messages import message_from_json as message_from_json
 from .messages import message_to_json as message_to_json
+from .names import Work as Work
+from .names import accumulates_in as accumulates_in
+from .names import holds_casts as holds_casts
+from .names import is_compiled as is_compiled
+from .names import is_region as is_region
+from .names import kind_of as kind_of
+from .names import operations_in as operations_in
+from .names import operator_in as operator_in
+from .names import reformatted_layer as reformatted_layer
+from .names import tensor_in as tensor_in
 from .tactics import CACHE as CACHE
 from .tactics import MECHANISMS as MECHANISMS
 from .tactics import NOT_ASKED as NOT_ASKED

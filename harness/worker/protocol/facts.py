@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple, Union
 
-from .kernels import KernelList, is_region
+from .kernels import KernelList
+from .names import is_copy, is_region
 from .tactics import TacticReport
 
 Shape = Tuple[int, ...]
@@ -77,7 +78,7 @@ class LayerInfo:
     @property
     def is_copy(self) -> bool:
         """Whether it only gives a tensor another format; it is named after the layer that it feeds."""
-        return self.name.startswith("Reformatting CopyNode")
+        return is_copy(self.name)
 
     @property
     def is_region(self) -> bool:

@@ -1,53 +1,14 @@
 """What a compiler makes of a model: the kernels of an engine, the nodes that a parser refuses, why a build failed."""
 
-import re
 from dataclasses import dataclass
-from enum import Enum
 from typing import Optional, Tuple
+
+from .names import Work, work_of
 
 #: What a release is a release of.
 TENSORRT, TENSORRT_RTX = "TensorRT", "TensorRT for RTX"
 #: What each is installed as, and called in ranges of releases.
 PACKAGE_OF = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt-rtx"}
-
-
-class Work(Enum):
-    """What a kernel does, as far as its kind says."""
-
-    MATRIX_PRODUCT = "matrix product"
-    CONVOLUTION = "convolution"
-    ATTENTION = "fused attention"
-    GENERATED = "generated code"
-    MOVEMENT = "movement"
-    REGION = "compiled region"
-    OTHER = "other"
-
-    @property
-    def multiplies_matrices(self) -> bool:
-        """Whether it has a product of matrices."""
-        return self in (Work.MATRIX_PRODUCT, Work.ATTENTION)
-
-
-#: By TensorRT's own word.
-_WORKS = {
-    "gemm": Work.MATRIX_PRODUCT,
-    "correlation": Work.CONVOLUTION,
-    "deconv": Work.CONVOLUTION,
-    "kgen": Work.GENERATED,
-    "copy": Work.MOVEMENT,
-    "memset": Work.MOVEMENT,
-    "reformat": Work.MOVEMENT,
-    "noop": Work.MOVEMENT,
-}
-#: By the operation that other code is fused with.
-_FUSIONS = {"Fc": Work.MATRIX_PRODUCT, "Corr": Work.CONVOLUTION}
-_ATTENTION = re.compile(r"_gem[mv]_mha_")
-_GENERATED_NAME = "__myl_"
-
-
-def is_region(name: str, kind: Optional[str]) -> bool:
-    """Whether what an engine calls so is a compiled region, whose inner precision is not reported."""
-    return str(kind).lower() == "myelin" or "ForeignNode[" in name
 
 
 @dataclass(frozen=True)
@@ -93,17 +54,8 @@ class Kernel:
 
     @property
     def work(self) -> Work:
-        """What it does. This is the one place that reads TensorRT's words for that."""
-        if is_region(self.name, self.kind):
-            return Work.REGION
-        if _ATTENTION.search(self.name) or _ATTENTION.search(self.kind):
-            return Work.ATTENTION
-        for operation in self.operations:
-            if operation in _FUSIONS:
-                return _FUSIONS[operation]
-        if self.kind.startswith(_GENERATED_NAME):  # of operations that its name does not tell
-            return Work.GENERATED
-        return _WORKS.get(self.kind.lower(), Work.OTHER)
+        """What it does."""
+        return work_of(self.name, self.kind, self.operations)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 8
+PROTOCOL = 9
 
 
 R = TypeVar("R")
@@ -100,6 +100,7 @@ class ProbeReply:
         problems: what does not work, a sentence each, with what to try.
         packages: versions of packages that matter beside TensorRT: `numpy`, `polygraphy`, …
         tactic_sources: the tactic sources that are on unless a build says otherwise, in capital letters.
+        preview_features: those that the release knows, in capital letters.
         build_routes: the builder's knobs, with the values that each allows; from 11.1 on.
     """
 
@@ -117,6 +118,7 @@ class ProbeReply:
     packages: Dict[str, str] = field(default_factory=dict)
     product: str = TENSORRT
     tactic_sources: Tuple[str, ...] = ()
+    preview_features: Tuple[str, ...] = ()
     build_routes: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -7,23 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ...protocol import TENSORRT_RTX, BuildRequest, Fault, Kernel, KernelList, NodeHint
-from .. import device, dtypes
+from .. import device, dtypes, words
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
-from ..log import WORDLESS, Log
+from ..log import Log
 from ..network import Graph, NodeMap, map_nodes, network_flags, parse_network
 from ..release import Release
 from ..runtime import Cuda
 from ..tactics import Shelf, Tactics
 from .configuration import apply_options, make_calibrator, make_profile
 from .marks import Marked, Typing, mark_tensors
-from .strategies import Relaxed, Strong, Weak, island_tensors, relaxation_steps, relaxing_helps
-
-_OUT_OF_MEMORY = re.compile(
-    r"out ?of ?memory|insufficient memory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE
-)
-#: A call of the CUDA runtime that failed: TensorRT for RTX 1.4 to 1.6 ask the GPU at hand when they quantize to INT8.
-_CUDA_RUNTIME = re.compile(r"Error Code 1: Cuda Runtime \(In (?!catchCudaError)")
+from .strategies import Relaxed, Strong, Weak, island_tensors, relaxation_steps
 
 
 @dataclass(frozen=True)
@@ -300,9 +294,8 @@ class Builder:
         Raises:
             Fault: `cuda_error`: there is no use in going on.
         """
-        every = self._log.errors(ready.start)
-        errors = tuple(error for error in every if not WORDLESS.search(error)) or every
-        if any(_OUT_OF_MEMORY.search(error) for error in errors):
+        errors = words.telling(self._log.errors(ready.start))
+        if words.out_of_memory(errors):
             return Fault("out_of_memory", "the build ran out of memory", evidence=errors)
         if self._cuda is not None:
             self._cuda.check_health()
@@ -314,7 +307,7 @@ class Builder:
                 evidence=errors,
                 marks=_blamed(ready.graph, ready.marked.marks, errors),
             )
-        if self._cuda is None and _CUDA_RUNTIME.search(last):
+        if self._cuda is None and words.lacks_gpu(last):
             message = "{} needs a GPU to build this, and there is none: {}"
             return Fault("no_gpu", message.format(self._release, last), evidence=errors)
         return Fault(
@@ -329,7 +322,11 @@ class Builder:
     ) -> Iterable[Relaxed]:
         if failure.kind == "out_of_memory" or not isinstance(typing, Weak):
             return ()
-        return relaxation_steps(typing, graph, config, request) if relaxing_helps(failure.evidence) else ()
+        return (
+            relaxation_steps(typing, graph, config, request)
+            if words.lacks_implementation(failure.evidence)
+            else ()
+        )
 
     def _try_again(
         self, builder: Any, definition: Any, config: Any, steps: Iterable[Relaxed], failure: Fault
@@ -360,9 +357,8 @@ class Builder:
             errors = self._log.errors(start)
             if self._cuda is not None:
                 self._cuda.check_health()
-            memory = any(_OUT_OF_MEMORY.search(error) for error in errors)
             raise Fault(
-                "out_of_memory" if memory else "build_failed",
+                "out_of_memory" if words.out_of_memory(errors) else "build_failed",
                 "{} built an engine and could not load it{}".format(self._release, self._why(serialized)),
                 evidence=errors,
             )
@@ -371,8 +367,8 @@ class Builder:
     def _why(self, serialized: Any) -> str:
         if not self._release.offers("engine_validity"):
             return ""
-        why = device.reasons(self._trt, self._runtime, serialized)
-        return " ({}): use a release that supports this GPU".format(", ".join(why)) if why else ""
+        why = device.in_words(device.reasons(self._trt, self._runtime, serialized))
+        return " ({}): use a release that supports this GPU".format(why) if why else ""
 
 
 def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tactics]) -> Any:

@@ -13,8 +13,7 @@ b0_up + b0_relu`, where the island has b0_up and the ReLU that is fused into it 
 within two seconds, so trying again costs little; a build that succeeds is never touched.
 """
 
-import re
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Set, Tuple
 
 from ...protocol import BuildRequest, Fault
 from .. import dtypes
@@ -279,11 +278,6 @@ class Strong:
         """Nothing: a marked tensor has its type by construction."""
 
 
-_NO_IMPLEMENTATION = re.compile(
-    r"could not find any implementation|no supported formats|no implementation", re.IGNORECASE
-)
-
-
 class Relaxed(NamedTuple):
     """What was given up.
 
@@ -294,11 +288,6 @@ class Relaxed(NamedTuple):
 
     name: str
     warning: str
-
-
-def relaxing_helps(errors: Sequence[str]) -> bool:
-    """Whether a build failed for want of an implementation, which asking for less may cure."""
-    return any(_NO_IMPLEMENTATION.search(error) for error in errors)
 
 
 def relaxation_steps(typing: Weak, graph: Graph, config: Any, request: BuildRequest) -> Iterator[Relaxed]:

@@ -14,7 +14,7 @@ not guessed at: then there is no list.
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ...protocol import BuilderOptions, Kernel, KernelList, KernelTensor
+from ...protocol import BuilderOptions, Kernel, KernelList, KernelTensor, kind_of, operations_in
 from ..network import names_in_metadata
 from ..release import Release
 from .inspector import dtype_of
@@ -34,9 +34,6 @@ _TENSOR = re.compile(
 )
 #: A node of a body: `NODE | GRAPH (then_branch) | OWNER (If)`.
 _INNER = re.compile(r" \| .* \(\w+\) \| .* \(\w+\)$")
-#: Generated code is named after what it does: `__myl_CastMeanSubMul_myl0_0`; code written for a pattern is not.
-_GENERATED = re.compile(r"__myl_(?P<operations>(?:[A-Z][a-z0-9]*)+)(?:_myl\d+_\d+)?$")
-_KGEN, _POSITION = "kgen", re.compile(r"_myl\d+_\d+$")
 
 
 class Unreadable(ValueError):
@@ -143,18 +140,15 @@ def _kernel(entry: Mapping[str, Any], source: str) -> Kernel:
         constants = [dtype_of(tensor) for tensor in entry.get("Constants", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise Unreadable(source) from error
-    generated = _GENERATED.match(name)
-    if kind == _KGEN and generated is None:
-        kind = _POSITION.sub("", name)  # `_gemm_mha_v2`
     nodes = (_INNER.sub("", node) for node in names_in_metadata(str(entry.get("Metadata", ""))))
     return Kernel(
         name,
-        kind,
+        kind_of(name, kind),
         tuple(dict.fromkeys(nodes)),
         reads,
         writes,
         tuple(sorted({dtype for dtype in constants if dtype is not None})),
-        () if generated is None else tuple(re.findall("[A-Z][a-z0-9]*", generated.group("operations"))),
+        operations_in(name),
         str(entry.get("TacticName", "")) or None,
     )
 

@@ -10,7 +10,7 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 from collections import Counter
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision, is_region
+from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision, holds_casts, is_compiled, is_region
 
 #: Engine layers that move data and compute nothing.
 _MOVERS = frozenset(
@@ -61,7 +61,7 @@ def check_realised(
             # Another low precision in a strongly typed engine is the file's own: its graph says so.
             if typing != "strong" or request.observation == "prefix":
                 warnings.append(_chosen(free, request.precision, version))
-            elif all(layer.precision in ("fp32", "tf32") for layer in free) and not any(map(_converts, free)):
+            elif all(layer.precision in ("fp32", "tf32") and not holds_casts(layer.name) for layer in free):
                 raise _fallback(free, request.precision, version)
     elif request.precision == "fp32":
         asserted = bool(compute) and not opaque
@@ -84,11 +84,6 @@ def _computes(layer: LayerInfo) -> bool:
     if layer.precision is None or layer.kind is None:
         return False
     return layer.kind.lower() not in _MOVERS and not layer.is_copy
-
-
-def _converts(layer: LayerInfo) -> bool:
-    """Whether it is generated code that holds Casts: one kernel from FP32 to FP32 may compute lower inside."""
-    return "__myl" in layer.name and "Cast" in layer.name
 
 
 def _within(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
@@ -139,8 +134,7 @@ def _islands(
     visible = [*own, *shared]
     slipped = [layer for layer in own if _written_lower(layer)]
     slipped += [layer for layer in shared if layer.precision not in ("fp32", "tf32")]
-    # A kernel that a compiler made (kgen, __myl…) may hold the cast that leads out of the island.
-    certain = [layer for layer in slipped if "myl" not in layer.name and str(layer.kind).lower() != "kgen"]
+    certain = [layer for layer in slipped if not is_compiled(layer.name, layer.kind)]
     # A shared one that has FP32 on one side may convert inside, before the island or behind it.
     certain = [
         layer

@@ -14,6 +14,7 @@ from ...protocol import (
     TacticOrders,
     TacticReport,
     hexadecimal,
+    operator_in,
 )
 from ..inspection import members_of
 from ..log import Log
@@ -187,7 +188,7 @@ def _by_name(layers: Sequence[LayerInfo]) -> Dict[str, LayerInfo]:
     found: Dict[str, LayerInfo] = {}
     for layer in layers:
         found.setdefault(layer.name, layer)
-        operator = layer.name.rpartition("_myl")[0]
+        operator = operator_in(layer.name)
         if operator:
             found.setdefault(operator, layer)
     return found
