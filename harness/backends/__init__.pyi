@@ -1,8 +1,8 @@
-from .as_it_is import FILE as FILE
-from .as_it_is import FileAsItIs as FileAsItIs
-from .as_it_is import precision_of as precision_of
 from .assumed import Assumed as Assumed
+from .emulator import FILE as FILE
 from .emulator import Emulator as Emulator
+from .emulator import FileAsItIs as FileAsItIs
+from .emulator import precision_of as precision_of
 from .engines import Tensors as Tensors
 from .joining import arrange as arrange
 from .other_reference import SAVED as SAVED

@@ -1,4 +1,5 @@
-"""The emulator: what a candidate at a precision would compute, on ONNX Runtime's CPU provider, without a GPU.
+"""The emulator: what a candidate at a precision would compute, on ONNX Runtime's CPU provider, without a GPU; and the
+file as a candidate: what it says itself, FP16 tensors and Q/DQ nodes included.
 
 FP32 arithmetic with every lowered tensor rounded to the precision (see `harness.model.lowering`). A model that
 carries Q/DQ nodes runs as it is; FP32 and INT8 lower nothing.
@@ -6,6 +7,7 @@ carries Q/DQ nodes runs as it is; FP32 and INT8 lower nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -30,6 +32,11 @@ from harness.tensors import Precision
 from harness.worker.protocol import Profile
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+FILE = "file"
+"""What reports call this candidate."""
+
+_INTEGER = re.compile(r"QLinear|QGemm|QAttention|DynamicQuantize|MatMulNBits|(MatMul|Conv)Integer")
 
 SMALL_ISLAND = 64
 """Islands of up to so many nodes may get a session of their own."""
@@ -264,3 +271,41 @@ class Emulator(Candidate):
 
     def _cache(self, precision: Precision) -> dict[str, np.ndarray]:
         return self._weights.setdefault(precision, {})
+
+
+class FileAsItIs(Emulator):
+    """A candidate that rounds nothing but what the file rounds itself, whatever the precision.
+
+    Args:
+        model: the model.
+    """
+
+    name = FILE
+
+    def units(self, precision: Precision) -> tuple[str, ...]:
+        """None: nothing is lowered."""
+        return ()
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        precision: Precision,
+        *,
+        lowered: Iterable[str] | None = None,
+        tensors: Sequence[str] | None = None,
+        fp32_sums: frozenset[str] = frozenset(),
+    ) -> dict[str, np.ndarray]:
+        """See Emulator.run."""
+        return super().run(feeds, Precision.FP32, lowered=(), tensors=tensors)
+
+
+def precision_of(model: Model) -> Precision:
+    """The precision that a file was written for, by its types: whose gates it is held to."""
+    written = {dtype for node in model.nodes for name in node.outputs if (dtype := model.dtypes.get(name))}
+    if any(dtype.startswith("float8") for dtype in written):
+        return Precision.FP8
+    if model.quantized or any(_INTEGER.match(node.op) for node in model.nodes):
+        return Precision.INT8
+    if "bfloat16" in written:
+        return Precision.BF16
+    return Precision.FP16 if "float16" in written else Precision.FP32
