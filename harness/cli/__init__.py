@@ -77,7 +77,7 @@ def _plain_help(command: Any) -> None:
 COMMANDS = {
     "run": LazyCommand("harness.cli.run", "Judge cases or ONNX models: a verdict for every run and tensor."),
     "compare": LazyCommand(
-        "harness.cli.compare", "Judge one ONNX file by another, or by saved outputs, layer by layer."
+        "harness.cli.compare", "Compare one ONNX file with another, or with saved outputs, layer by layer."
     ),
     "check": LazyCommand(
         "harness.cli.check", "Say whether models convert, which nodes do not, and what is silently different."
@@ -146,7 +146,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": HELP},
     epilog="Exit status: 0 all as expected; 1 a numerical failure; 2 a mistake in the command or a case; "
-    "3 a build or a worker failed; 4 unexplained within the budget; 5 nothing was selected, judged or compared; "
+    "3 a build or a worker failed; 4 unexplained within the limits; 5 nothing was selected, judged or compared; "
     "70 an internal error, which is a bug in harness; 130 interrupted; 141 the reader of a pipe went away; "
     "143 terminated.",
 )

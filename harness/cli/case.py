@@ -35,7 +35,7 @@ def new(
         raise UsageError(f"a case file's name must end in {CASE_SUFFIX}", where=target)
     Outputs(others=(target,)).check()
     if target.exists() and not force:
-        raise UsageError("the file exists already", where=target, hint="--force overwrites it")
+        raise UsageError("this file already exists", where=target, hint="--force overwrites it")
     loaded = load_model(model)
     inputs, fills = loaded.inputs, guess_fills(loaded)
     text = case_template(

@@ -111,7 +111,7 @@ def check(
     if kernels and not names:
         raise UsageError("--list-kernels shows what a compiler made", hint="add --env NAME")
     if split is not None and not names:
-        raise UsageError("--split asks a compiler what it takes", hint="add --env NAME")
+        raise UsageError("--split asks a compiler which parts it takes", hint="add --env NAME")
     check_folder(split)
     with make_progress(CheckProgress, quiet=quiet) as progress:
         report = examine(

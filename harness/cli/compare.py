@@ -1,4 +1,4 @@
-"""`harness compare`: one ONNX file judged by another, or by saved outputs."""
+"""`harness compare`: one ONNX file judged against another, or against saved outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FILES = "an .onnx file, or saved outputs (.npz, .safetensors, polygraphy's .jso
 Gates = Annotated[
     Precision | None,
     precision_option(
-        "Hold the gates of this precision. Default: the narrowest type in CANDIDATE; fp32 for saved outputs."
+        "Use the gates of this precision. Default: the narrowest type in CANDIDATE; fp32 for saved outputs."
     ),
 ]
 
@@ -54,7 +54,7 @@ def compare(
     markdown_file: MarkdownFile = None,
     plot: Plot = None,
 ) -> None:
-    """Judge CANDIDATE by REFERENCE: the same gates, layers and origins as `harness run`.
+    """Judge CANDIDATE against REFERENCE: the same gates, layers and origins as `harness run`.
 
     A file runs on ONNX Runtime as it is written, with its own float16 tensors and Q/DQ nodes. Its layers are paired
     with those of the reference by name, and by position in the graph where tools renamed them.

@@ -101,7 +101,7 @@ def add(
     typer.echo(f"{environment.source}: added {name!r}")
     typer.echo(f"Check it: {shell_command('harness', 'env', 'check', name)}")
     if emulated:
-        typer.echo("The emulator assumes its kernels from now on; --kernels none does without.")
+        typer.echo("From now on the emulator assumes its kernels; --kernels none turns that off.")
 
 
 @app.command("list")

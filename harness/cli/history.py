@@ -103,7 +103,9 @@ def show(
         info = find_run(folder, run)
         if len(info.releases) < 2:
             raise UsageError(
-                "this run has one release", where=info.run, hint="compare it with earlier ones: --last 30"
+                "this run has only one release",
+                where=info.run,
+                hint="compare it with earlier ones: --last 30",
             )
         if not info.finished:
             print(f"{info.run} was interrupted: these are its results so far", file=sys.stderr)
@@ -143,7 +145,7 @@ def export(
             hint = f"the cases are {', '.join(sorted(names.unique()))}"
             raise NothingSelectedError(f"no case in the history matches {case!r}", where=folder, hint=hint)
     write_table(frame[columns] if columns else frame, out)
-    print(f"{len(frame)} rows of {folder} in {out}", file=sys.stderr)
+    print(f"wrote {plural(len(frame), 'row')} of {folder} to {out}", file=sys.stderr)
 
 
 def doubt_age(started: datetime.datetime, now: datetime.datetime) -> str | None:
@@ -176,6 +178,6 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
         raise HistoryError(f"has no {which}", where=folder, hint="harness history list")
     if text is not None and len(found) > 1:
         raise HistoryError(
-            f"{text!r} is the start of {len(found)} run ids", where=folder, hint="give more of it"
+            f"{text!r} is the start of {len(found)} run ids", where=folder, hint="type more of it"
         )
     return found[-1]

@@ -105,7 +105,7 @@ Data = Annotated[
     ),
 ]
 Samples = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Judge an .onnx file with N sets of inputs.")
+    int | None, typer.Option(min=1, metavar="N", help="Use N sets of inputs for an .onnx file.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="S", help="Seed of the inputs of an .onnx file.")]
 Ops = Annotated[
@@ -139,7 +139,7 @@ AccumulateOption = Annotated[
     typer.Option(
         "--accumulate",
         metavar="HOW",
-        help="What the emulator adds up FP16 products in: fp16, fp32, or auto, as the product and the release do.",
+        help="How the emulator adds up FP16 products: in fp16, in fp32, or auto, as the product and the release do.",
         parser=choice(Accumulate, "--accumulate"),
     ),
 ]

@@ -53,18 +53,18 @@ def test_a_fault_exits_with_1_and_names_node_and_command(tiny_cases, harness) ->
     status, out, _ = drift(harness, new=FAULTY, repeats=3)
     assert status == 1
     assert "square (Mul)" in out
-    assert "go on" not in out, "the plain emulator has no such fault"
+    assert "  next  " not in out, "the plain emulator has no such fault"
     status, out, _ = drift(harness, new="emulator:bf16")
     assert status == 1
-    assert "go on" not in out, "a diagnosis has other gates at bf16 than the drift at fp16"
+    assert "  next  " not in out, "a diagnosis has other gates at bf16 than the drift at fp16"
 
 
 def test_the_next_command_shows_the_same_fault(tiny_cases, harness) -> None:
     tiny_cases("failing")
     status, out, _ = harness("drift", "cases", "-e", "emulator:fp32", "-e", "emulator:fp16", "-p", "fp16")
     assert status == 1
-    (line,) = [line for line in out.splitlines() if line.startswith("  go on")]
-    status, out, _ = harness(*shlex.split(line.removeprefix("  go on"))[1:])
+    (line,) = [line for line in out.splitlines() if line.startswith("  next")]
+    status, out, _ = harness(*shlex.split(line.removeprefix("  next"))[1:])
     assert status == 1
     assert "it starts at square (Mul)" in out
 
@@ -199,7 +199,7 @@ def test_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     assert status == 0
     frame = pd.read_csv("all.csv")
     assert list(frame.columns) == ["case", "error"]
-    assert errors.startswith(f"{len(frame)} rows of reports/history")
+    assert errors.startswith(f"wrote {len(frame)} rows of reports/history to ")
     assert harness("history", "export", "one.parquet", "--last", "1", "--case", "cl*")[0] == 0
     assert len(pd.read_parquet("one.parquet")) < len(frame)
     status, _, errors = harness("history", "export", "none.csv", "--case", "other")

@@ -177,7 +177,7 @@ def test_the_console_says_what_moved_where_it_starts_and_what_to_do(report: Drif
     text = console_text(report)
     assert "✗ NEW FAILURE failing at fp16: y (MatMul), sample 0: error 1e-3 → inf" in text
     assert "starts at  node b2_t10 (MatMul)" in text
-    assert "go on  harness diagnose cases/failing.case.yaml --precision fp16 --env new" in text
+    assert "next  harness diagnose cases/failing.case.yaml --precision fp16 --env new" in text
     assert "fusion of add, conv vanished: add + conv (3 of 3 builds) → add; conv" in text
     assert "waived until 2999-12-31: known in 10.13" in " ".join(text.split())
     assert "segmentation fault in the builder" in text
@@ -187,7 +187,7 @@ def test_the_console_says_what_moved_where_it_starts_and_what_to_do(report: Drif
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_console_keeps_to_its_width_but_for_what_is_pasted(report: DriftReport, width: int) -> None:
     for line in console_text(report, width).splitlines():
-        wide = line.startswith(("  go on", "2 of 7", "engines:", "6 cases"))
+        wide = line.startswith(("  next", "2 of 7", "engines:", "6 cases"))
         assert wide or len(line) <= width
 
 
@@ -256,7 +256,7 @@ def test_annotations_name_file_and_line_and_keep_to_one_line(
     assert worse.startswith(
         "::error file=cases/worse.case.yaml,line=4,title=Regressed%3A worse at fp16 on new::"
     )
-    assert "%0Ago on with: harness diagnose" in worse
+    assert "%0Acontinue with: harness diagnose" in worse
     assert all("\n" not in line for line in lines)
 
 

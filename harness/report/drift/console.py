@@ -109,5 +109,5 @@ def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -
     print_statements(console, explanation.statements, indent=2)
     if explanation.command:
         console.print(
-            Text.assemble("  ", ("go on", "dim"), "  ", (explanation.command, "cyan")), soft_wrap=True
+            Text.assemble("  ", ("next", "dim"), "  ", (explanation.command, "cyan")), soft_wrap=True
         )
