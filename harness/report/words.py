@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,10 @@ class Look:
         """The glyph that a terminal can show; a `plain` one can only show ASCII."""
         return self.plain_glyph if plain else self.glyph
 
+    def styled(self, *more: str, plain: bool) -> tuple[str, str]:
+        """Glyph, word and `more` for a terminal, and their style."""
+        return " ".join((self.mark(plain=plain), self.word, *more)), self.style
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -59,6 +63,11 @@ class Statement:
 
     label: str
     text: str
+
+
+def listed(label: str, texts: Iterable[str]) -> list[Statement]:
+    """A statement for each text, of which the first has the label."""
+    return [Statement("" if place else label, text) for place, text in enumerate(texts)]
 
 
 def title(result: RunResult, *more: Precision) -> str:
@@ -116,6 +125,13 @@ def make_grid(style: str = "dim") -> Table:
     return grid
 
 
+def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
+    """Print one line that is never wrapped, so that it can be searched for and pasted; a part may have its style."""
+    from rich.text import Text
+
+    console.print(Text.assemble(*parts, style=style), soft_wrap=True)
+
+
 def print_statements(console: Console, statements: Iterable[Statement], *, indent: int) -> None:
     """Print labels, and texts folded beside them, `indent` columns from the left."""
     from rich.padding import Padding
@@ -158,6 +174,17 @@ def escape(text: str) -> str:
 def code(text: str) -> str:
     """Text between backticks, also in a table."""
     return text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table in Markdown; its cells are Markdown."""
+    head, *lines = (f"| {' | '.join(map(str, row))} |" for row in (columns, *rows))
+    return [head, "|" + "---|" * len(columns), *lines]
+
+
+def bullets(statements: Iterable[Statement], indent: str = "") -> list[str]:
+    """Statements as a list in Markdown."""
+    return [f"{indent}- {each.label + ': ' if each.label else ''}{escape(each.text)}" for each in statements]
 
 
 def fit(body: str, tail: str) -> str:

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 
 from harness.conversion import CheckReport
-from harness.report.conversion.cures import cure_rows, fix_answer
+from harness.report.conversion import cures, view
 from harness.report.conversion.picture import picture_data
-from harness.report.conversion.view import (
-    ERROR,
-    LOOKS,
-    advice,
-    answer,
-    cells,
-    change_text,
-    comparisons,
-    environment_text,
-    headline,
-    look_of,
-    movement_text,
-    outcome_text,
-    rows,
-    statements,
-    subject,
-    times_text,
-    told_once,
-)
 from harness.report.pages import render_page, trusted
-from harness.report.words import escape, fit, made_with, ran_on
+from harness.report.words import bullets, escape, fit, made_with, markdown_table, ran_on
 
 COLOURS = {
     "float32": "#f3b7a6",
@@ -53,71 +33,56 @@ def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.dat
     return render_page(
         "check.html.j2",
         made,
-        answer=answer(report),
-        advice=advice(report),
-        bad=any(result.fails for result in report.results),
-        fix=report.fix,
-        fix_answer=fix_answer,
-        cure_rows=cure_rows,
-        results=list(told_once(report.results)),
-        environments=_environments(report) or ("rules",),
-        subject=subject,
-        look_of=look_of,
-        outcome_text=outcome_text,
-        environment_text=environment_text,
-        cells=cells,
-        rows=rows,
-        looks=LOOKS,
-        headline=headline,
-        statements=statements,
-        fingerprint=made_with(report.fingerprint),
         scripts=("kernels.js",) if kernels else (),
+        report=report,
+        view=view,
+        cures=cures,
+        results=list(view.told_once(report.results)),
+        environments=_environments(report),
+        fingerprint=made_with(report.fingerprint),
         kernels=kernels,
         colours=COLOURS,
-        movement_text=movement_text,
-        times_text=times_text,
         picture=lambda environment: trusted(picture_data(environment)),
-        comparisons=list(comparisons(report)) if kernels else [],
-        change_text=change_text,
     )
 
 
 def _environments(report: CheckReport) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.environment for result in report.results for each in result.environments))
+    """The columns of the table: environments, or the rules where none was asked."""
+    names = (each.environment for result in report.results for each in result.environments)
+    return tuple(dict.fromkeys(names)) or ("rules",)
 
 
 def check_markdown(report: CheckReport) -> str:
     """The report as GitHub-flavoured Markdown, never longer than a job summary may be."""
-    lines = [f"## {escape(answer(report))}", ""]
-    if hint := advice(report):
+    lines = [f"## {escape(view.answer(report))}", ""]
+    if hint := view.advice(report):
         lines += [hint, ""]
-    lines += list(_table(report))
-    for result in told_once(report.results):
-        found = rows(result)
-        if found or result.error is not None:
-            lines += [f"### {escape(subject(result))}", ""]
-            if result.error is not None:
-                lines.append(f"- {ERROR.glyph} **{ERROR.word}** {escape(str(result.error))}")
-            for row in found:
-                look = LOOKS[row.finding.kind]
-                lines.append(f"- {look.glyph} **{look.word}** `{row.finding.code}` {escape(headline(row))}")
-                lines += [f"  - {each.label}: {escape(each.text)}" for each in statements(row)]
-            lines.append("")
+    lines += [*_table(report), ""]
+    for result in view.told_once(report.results):
+        found = view.rows(result)
+        if not found and result.error is None:
+            continue
+        lines += [f"### {escape(view.subject(result))}", ""]
+        if result.error is not None:
+            lines.append(f"- {view.ERROR.glyph} **{view.ERROR.word}** {escape(str(result.error))}")
+        for row in found:
+            look = view.LOOKS[row.finding.kind]
+            title = f"`{row.finding.code}` {escape(view.headline(row))}"
+            lines += [f"- {look.glyph} **{look.word}** {title}", *bullets(view.statements(row), "  ")]
+        lines.append("")
     if report.fix is not None:
-        lines += [f"### {escape(fix_answer(report.fix))}", ""]
-        for cure in cure_rows(report.fix):
+        lines += [f"### {escape(cures.fix_answer(report.fix))}", ""]
+        for cure in cures.cure_rows(report.fix):
             lines.append(f"- {cure.look.glyph} **{cure.look.word}** `{cure.code}` {escape(cure.nodes)}")
-            lines += [f"  - {each.label}: {escape(each.text)}" for each in cure.statements]
+            lines += bullets(cure.statements, "  ")
         lines.append("")
     return fit("\n".join(lines), ran_on(made_with(report.fingerprint)))
 
 
-def _table(report: CheckReport) -> Iterator[str]:
-    """Models by environments; without any, the outcome by the rules."""
-    columns = _environments(report) or ("rules",)
-    yield f"| model | {' | '.join(map(escape, columns))} |"
-    yield "|---" * (len(columns) + 1) + "|"
-    for result in report.results:
-        shown = (f"{look.glyph} {look.word}" for look in cells(result, columns))
-        yield f"| {escape(result.case)} | {' | '.join(shown)} |"
-    yield ""
+def _table(report: CheckReport) -> list[str]:
+    columns = _environments(report)
+    rows = [
+        [escape(result.case), *(f"{look.glyph} {look.word}" for look in view.cells(result, columns))]
+        for result in report.results
+    ]
+    return markdown_table(["model", *map(escape, columns)], rows)

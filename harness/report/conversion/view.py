@@ -104,16 +104,11 @@ def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in found:
         finding, node = row.finding, row.finding.node
-        alike: tuple[object, ...] = (
-            finding.code,
-            finding.explanation,
-            finding.advice,
-            row.environments,
-            finding.is_not_asked,
-        )
+        said = (finding.code, finding.explanation, finding.advice)
+        alike: tuple[object, ...] = (*said, row.environments, finding.is_not_asked)
         if finding.kind.is_failure and node is not None:
-            said = (*finding.evidence, finding.said)
-            alike += (node.op, finding.alone, *(each.replace(node.name, "") for each in said))
+            lines = (*finding.evidence, finding.said)
+            alike += (node.op, finding.alone, *(each.replace(node.name, "") for each in lines))
         groups.setdefault(alike, []).append(row)
     made = [
         replace(first, others=tuple(row.finding.node for row in rest if row.finding.node is not None))
@@ -175,12 +170,10 @@ def statements(row: Row) -> Iterator[Statement]:
     for line in finding.evidence[-MOST_EVIDENCE:]:
         if line not in finding.said:
             yield Statement("log", " ".join(line.split()))
-    if finding.advice:
-        yield Statement("try", finding.advice)
-    if finding.releases:
-        yield Statement("holds of", names(map(range_text, finding.releases)))
-    if finding.source:
-        yield Statement("source", finding.source)
+    ranges = names(map(range_text, finding.releases))
+    for label, text in (("try", finding.advice), ("holds of", ranges), ("source", finding.source)):
+        if text:
+            yield Statement(label, text)
 
 
 def expectation_lines(result: CheckResult) -> Iterator[str]:
@@ -209,12 +202,11 @@ def where(row: Row) -> str:
 
 
 def _of_node(node: NodeFacts) -> Iterator[Statement]:
-    if node.inputs:
-        yield Statement("reads", names(map(tensor_text, node.inputs)))
-    if node.outputs:
-        yield Statement("writes", names(map(tensor_text, node.outputs)))
-    if node.attributes:
-        yield Statement("attributes", names(f"{key}={text}" for key, text in node.attributes.items()))
+    attributes = (f"{key}={text}" for key, text in node.attributes.items())
+    reads, writes = map(tensor_text, node.inputs), map(tensor_text, node.outputs)
+    for label, texts in (("reads", reads), ("writes", writes), ("attributes", attributes)):
+        if text := names(texts):
+            yield Statement(label, text)
 
 
 def tensor_text(tensor: TensorInfo) -> str:
@@ -227,13 +219,8 @@ def tensor_text(tensor: TensorInfo) -> str:
 
 def range_text(releases: Releases) -> str:
     """`TensorRT 8.6 to 10.1`."""
-    if releases.first is None and releases.last is None:
-        return releases.product
-    if releases.first is None:
-        return f"{releases.product} to {releases.last}"
-    if releases.last is None:
-        return f"{releases.product} from {releases.first}"
-    return f"{releases.product} {releases.first} to {releases.last}"
+    first = "" if releases.first is None else f" {'from ' if releases.last is None else ''}{releases.first}"
+    return f"{releases.product}{first}{'' if releases.last is None else f' to {releases.last}'}"
 
 
 def environment_text(result: EnvironmentResult) -> str:
@@ -269,10 +256,9 @@ def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -
         return OUTCOMES[environment.outcome]
     if result.error is not None:
         return ERROR
-    worst = max(
-        (LOOKS[finding.kind] for finding in result.findings), key=lambda look: look.severity, default=None
-    )
-    return worst or Look("✓", "+", "nothing known against it", "green", "good", 0)
+    nothing = Look("✓", "+", "nothing known against it", "green", "good", 0)
+    looks = (LOOKS[finding.kind] for finding in result.findings)
+    return max(looks, key=lambda look: look.severity, default=nothing)
 
 
 def cells(result: CheckResult, environments: Iterable[str]) -> Iterator[Look]:
@@ -298,10 +284,10 @@ def _has(findings: Iterable[Finding], *kinds: Kind) -> bool:
 def answer(report: CheckReport) -> str:
     """The answer in one line."""
     failed = sum(result.error is not None for result in report.results)
+    if failed == len(report.results) == 1:
+        return "The model could not be checked"
     if failed == len(report.results):
-        return (
-            "The model could not be checked" if failed == 1 else f"None of {failed} models could be checked"
-        )
+        return f"None of {failed} models could be checked"
     missing = sum(not result.has_model for result in report.results)
     parts = (
         _answer(report) if failed + missing < len(report.results) else "",
@@ -330,13 +316,13 @@ def _answer(report: CheckReport) -> str:
         )
         return text + as_expected(report)
     texts = []
-    for name in dict.fromkeys(each.environment for result in results for each in result.environments):
-        here = [each for result in results for each in result.environments if each.environment == name]
-        built = sum(each.outcome is Outcome.BUILT for each in here)
-        wrong = sum(each.outcome is Outcome.BUILT and _has(each.findings, Kind.DIFFERENT) for each in here)
-        text = f"{name} builds {built} of {len(here)}"
-        if not any(each.started for each in here):
-            text = f"{name} does not start"
+    every = [each for result in results for each in result.environments]
+    for name in dict.fromkeys(each.environment for each in every):
+        here = [each for each in every if each.environment == name]
+        built = [each for each in here if each.outcome is Outcome.BUILT]
+        wrong = sum(_has(each.findings, Kind.DIFFERENT) for each in built)
+        started = any(each.started for each in here)
+        text = f"{name} builds {len(built)} of {len(here)}" if started else f"{name} does not start"
         texts.append(f"{text}, {wrong} of them silently different" if wrong else text)
     return "; ".join(texts) + as_expected(report)
 
@@ -358,12 +344,9 @@ def advice(report: CheckReport) -> str:
     """Which operators may be cured, and how to ask the compiler where none was asked; empty if neither helps."""
     if not any(each.has_model and not each.error for each in report.results):
         return ""
-    curable = names(_curable(report))
-    texts = (
-        [f"There are cures for {curable}: `--fix OUT.onnx` writes those that it can prove."]
-        if curable
-        else []
-    )
+    texts = []
+    if curable := names(_curable(report)):
+        texts.append(f"There are cures for {curable}: `--fix OUT.onnx` writes those that it can prove.")
     if not any(each.environments for each in report.results):
         texts.append(f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`.")
     return " ".join(texts)
@@ -423,11 +406,8 @@ def times_text(result: EnvironmentResult) -> str:
     times = result.times
     if times is None:
         return f"Not timed: {result.not_timed}" if result.not_timed else ""
-    whole = (
-        ""
-        if times.inference_ms is None
-        else f"An inference takes {times.inference_ms:.3f} ms on {times.gpu}; "
-    )
+    inference = times.inference_ms
+    whole = "" if inference is None else f"An inference takes {inference:.3f} ms on {times.gpu}; "
     other = f", and {times.other_ms:.3f} ms of what is not in the list" if times.other_ms else ""
     text = f"{whole}its kernels, timed one by one, {times.all_kernels_ms:.3f} ms{other}"
     return text[0].upper() + text[1:]
@@ -461,40 +441,42 @@ class Comparison:
     after: str
     changes: tuple[KernelChange, ...]
 
+    @property
+    def title(self) -> str:
+        """`m on one → m on two: 10 nodes became something else`."""
+        return f"{self.before} → {self.after}: {plural(len(self.changes), 'node')} became something else"
+
+    def lines(self, most: int | None = None) -> Iterator[str]:
+        """What became of each, of `most` at most; what only one of the engines has stands in one line."""
+        missing = [each.node for each in self.changes if each.change is Change.MISSING]
+        changed = [each for each in self.changes if each.change is not Change.MISSING]
+        yield from map(_change, changed[:most])
+        if most is not None and len(changed) > most:
+            yield f"and {len(changed) - most} more: --details shows them"
+        if missing:
+            yield f"in a kernel of only one engine: {names(missing, len(missing) if most is None else MOST_NAMES)}"
+
 
 def comparisons(report: CheckReport) -> Iterator[Comparison]:
     """The engines of one model in several environments, the first beside each other; or those of two models in one."""
-    for result in report.results:
-        listed = [each for each in result.environments if each.report.kernels is not None]
-        for other in listed[1:]:
-            yield _compare(result, listed[0], result, other)
-    if len(report.results) == 2 and all(len(result.environments) == 1 for result in report.results):
-        one, two = report.results
-        first, second = one.environments[0], two.environments[0]
-        if first.report.kernels is not None and second.report.kernels is not None:
-            yield _compare(one, first, two, second)
+    listed = [
+        [
+            (f"{result.case} on {each.environment}", kernels)
+            for each in result.environments
+            if (kernels := each.report.kernels)
+        ]
+        for result in report.results
+    ]
+    pairs = [(engines[0], other) for engines in listed for other in engines[1:]]
+    if len(listed) == 2 and all(len(result.environments) == 1 for result in report.results) and all(listed):
+        pairs.append((listed[0][0], listed[1][0]))
+    for (before, first), (after, second) in pairs:
+        yield Comparison(before, after, changes_between(first, second))
 
 
-def _compare(
-    one: CheckResult, first: EnvironmentResult, other: CheckResult, second: EnvironmentResult
-) -> Comparison:
-    assert first.report.kernels is not None
-    assert second.report.kernels is not None
-    changes = changes_between(first.report.kernels, second.report.kernels)
-    titles = [f"{result.case} on {each.environment}" for result, each in ((one, first), (other, second))]
-    return Comparison(titles[0], titles[1], changes)
-
-
-def change_text(change: KernelChange) -> str:
+def _change(change: KernelChange) -> str:
     """`relu1: float32 → float16`."""
-    before, after = (
-        names(each, 12 if change.change is Change.CODE else 4) or "–"
-        for each in (change.before, change.after)
-    )
-    if change.change is Change.FUSION:
-        return f"{change.node}: fused with {before} → {after}"
-    if change.change is Change.CODE:
-        return f"{change.node}: its kernel does {before} → {after}"
-    if change.change is Change.MISSING:
-        return f"{change.node}: in a kernel of only one engine"
-    return f"{change.node}: {before} → {after}"
+    most = 12 if change.change is Change.CODE else 4
+    before, after = (names(each, most) or "–" for each in (change.before, change.after))
+    how = {Change.FUSION: "fused with ", Change.CODE: "its kernel does "}.get(change.change, "")
+    return f"{change.node}: {how}{before} → {after}"

@@ -123,7 +123,9 @@ def annotation(run: RunDrift) -> str:
     if run.case_path is not None:
         properties = {"file": run.case_path, "line": str(line_of(run)), **properties}
     texts = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    message = "\n".join(part for part in (run.reason, run.command and f"continue with: {run.command}") if part)
+    message = "\n".join(
+        part for part in (run.reason, run.command and f"continue with: {run.command}") if part
+    )
     return f"::{_LEVELS[run.status]} {texts}::{_message(message)}"
 
 
