@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.backends import FILE, SAVED
 from harness.judge import MadeWith, RunResult
 from harness.tensors import HostFingerprint, Precision
-from harness.text import shorten
+from harness.text import plural, shorten
 from harness.worker.protocol import TENSORRT, Fingerprint
 
 if TYPE_CHECKING:
@@ -65,9 +65,42 @@ class Statement:
     text: str
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """What a person needs to know of one run, in the order in which they ask.
+
+    Args:
+        subject: the run, or how many of which the same holds.
+        reason: why it came out so; may be empty.
+        statements: what else there is to say.
+        command: what goes deeper; empty where none says more.
+    """
+
+    subject: str
+    reason: str
+    statements: tuple[Statement, ...]
+    command: str
+
+    @property
+    def headline(self) -> str:
+        """What it is about, and why it came out so."""
+        return f"{self.subject}: {self.reason}" if self.reason else self.subject
+
+    def markdown(self) -> list[str]:
+        """Statements and the command in Markdown."""
+        fenced = ["", "```sh", self.command, "```"] if self.command else []
+        return [*bullets(self.statements), *fenced, ""]
+
+
 def listed(label: str, texts: Iterable[str]) -> list[Statement]:
     """A statement for each text, of which the first has the label."""
     return [Statement("" if place else label, text) for place, text in enumerate(texts)]
+
+
+def first_of(texts: Sequence[str], most: int, rest: str) -> list[str]:
+    """The first `most` texts, and `and 3 more changes` if there are others; `rest` is what one of them is."""
+    more = [f"and {plural(len(texts) - most, rest)}"] if len(texts) > most else []
+    return [*texts[:most], *more]
 
 
 def title(result: RunResult, *more: Precision) -> str:
@@ -143,13 +176,37 @@ def print_statements(console: Console, statements: Iterable[Statement], *, inden
     console.print(Padding(grid, (0, 0, 0, indent), expand=False))
 
 
-def make_table(*, gap: int = 1, framed: bool = True) -> Table:
-    """An empty table on a terminal: with a line under its bold head, or if it is not `framed` with a faint head."""
+def print_explanation(console: Console, explanation: Explanation, label: str, *, indent: int = 0) -> None:
+    """Print statements and, beside `label`, the command, which is not wrapped: it is to be pasted."""
+    width = max(len(label), *(len(each.label) for each in explanation.statements), 0)
+    lines = [Statement(each.label.ljust(width), each.text) for each in explanation.statements]
+    if lines:
+        print_statements(console, lines, indent=indent)
+    if explanation.command:
+        say(console, " " * indent, (label.ljust(width), "dim"), "  ", (explanation.command, "cyan"))
+
+
+def make_table(
+    *columns: str, numbers: Sequence[str] = (), whole: Sequence[str] = (), gap: int = 1, framed: bool = True
+) -> Table:
+    """A table on a terminal that has no rows yet.
+
+    Args:
+        columns: their names.
+        numbers: those that stand on the right, and are not wrapped.
+        whole: others that are not wrapped.
+        gap: spaces between columns.
+        framed: with a line under its bold head, or else with a faint head.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     box, style = (SIMPLE_HEAD, "bold") if framed else (None, "dim")
-    return Table(box=box, pad_edge=False, padding=(0, gap, 0, 0), header_style=style, show_edge=False)
+    table = Table(box=box, pad_edge=False, padding=(0, gap, 0, 0), header_style=style, show_edge=False)
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=name in (*numbers, *whole), overflow="fold")
+    return table
 
 
 def is_plain(console: Console) -> bool:
@@ -185,6 +242,11 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
 def bullets(statements: Iterable[Statement], indent: str = "") -> list[str]:
     """Statements as a list in Markdown."""
     return [f"{indent}- {each.label + ': ' if each.label else ''}{escape(each.text)}" for each in statements]
+
+
+def nested(statements: Iterable[Statement]) -> list[str]:
+    """Statements as a list in Markdown with labels in bold; what has none belongs to the one before."""
+    return [f"{f'- **{each.label}**' if each.label else '  -'} {escape(each.text)}" for each in statements]
 
 
 def fit(body: str, tail: str) -> str:

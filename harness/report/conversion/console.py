@@ -113,10 +113,8 @@ def _print_kernels(console: Console, result: CheckResult, environment: Environme
     say(console, title, style="bold")
     if text := view.times_text(environment):
         say(console, f"  {text}")
-    table = make_table()
     timed = () if environment.times is None else ("time",)
-    for column in ("#", *timed, "kernel", "nodes", "reads", "writes"):
-        table.add_column(column, overflow="fold")
+    table = make_table("#", *timed, "kernel", "nodes", "reads", "writes")
     for row in view.kernel_lines(environment):
         table.add_row(*row)
     console.print(table)

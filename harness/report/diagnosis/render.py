@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
-from harness.report.diagnosis.words import accumulates, cure_words, heading, look, statements
+from harness.report.diagnosis import words
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
-from harness.report.words import LAYER_NUMBERS, escape, is_plain, made_with, print_statements, ran_on
+from harness.report.words import (
+    LAYER_NUMBERS,
+    escape,
+    is_plain,
+    made_with,
+    markdown_table,
+    nested,
+    print_statements,
+    ran_on,
+    say,
+)
 from harness.text import number, plural
 
 if TYPE_CHECKING:
@@ -25,34 +36,25 @@ _ALTERNATIVES = (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVer
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = False) -> None:
     """Print the answer, and with `details` all that it rests on."""
-    from rich.text import Text
-
-    seen = look(diagnosis)
-    console.print(
-        Text.assemble((f"{seen.mark(plain=is_plain(console))} {heading(diagnosis)}", seen.style)),
-        soft_wrap=True,
-    )
-    print_statements(console, statements(diagnosis), indent=2)
+    seen = words.look(diagnosis)
+    title = f"{seen.mark(plain=is_plain(console))} {words.heading(diagnosis)}"
+    say(console, title, style=seen.style)
+    print_statements(console, words.statements(diagnosis), indent=2)
     # One cure for each tool: whoever has trtexec needs no polygraphy.
     next_label = "or" if diagnosis.verdict in _ALTERNATIVES else ""
     for place, line in enumerate(diagnosis.advice):
         # Not in the table: a command that is wrapped cannot be pasted.
-        label = f"  {next_label if place else 'do':7}"
-        console.print(Text.assemble((label, "dim"), (line, "cyan")), soft_wrap=True)
+        say(console, (f"  {next_label if place else 'do':7}", "dim"), (line, "cyan"))
     if details:
         console.print()
         for evidence in diagnosis.evidence:
-            console.print(Text(f"  [{evidence.stage}] {evidence.text}"), soft_wrap=True)
+            say(console, f"  [{evidence.stage}] {evidence.text}")
 
 
 def diagnosis_markdown(diagnosis: Diagnosis) -> str:
     """The diagnosis as GitHub-flavoured Markdown, for a bug report."""
-    lines = [f"## {escape(heading(diagnosis))}", "", escape(diagnosis.summary), ""]
-    for statement in statements(diagnosis):
-        label = (
-            f"- **{statement.label}**" if statement.label else "  -"
-        )  # what has none goes on with the one before
-        lines.append(f"{label} {escape(statement.text)}")
+    lines = [f"## {escape(words.heading(diagnosis))}", "", escape(diagnosis.summary), ""]
+    lines += nested(words.statements(diagnosis))
     if advice := [line for line in diagnosis.advice if line not in diagnosis.recipes.values()]:
         lines += ["", "### What to do", "", *(f"- {_code(line)}" for line in advice)]
     if diagnosis.recipes:
@@ -65,7 +67,7 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
     if diagnosis.before is not None and diagnosis.before.outputs:
         lines += ["", "### Outputs", "", *_output_table(diagnosis)]
         if diagnosis.outputs_after:
-            lines += ["", f"After: {escape(diagnosis.after_on)} with {cure_words(diagnosis)}."]
+            lines += ["", f"After: {escape(diagnosis.after_on)} with {words.cure_words(diagnosis)}."]
     return "\n".join([*lines, "", ran_on(made_with(diagnosis.fingerprint))])
 
 
@@ -91,19 +93,14 @@ def _code(text: str) -> str:
 
 
 def _output_table(diagnosis: Diagnosis) -> list[str]:
-    lines = [
-        "| output | sample | nrmse before | nrmse after | not finite before | after |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows: list[Sequence[object]] = []
     for output, cured in _outputs(diagnosis):
-        nrmse, nonfinite = (
-            ("–", "–") if cured is None else (number(cured.metrics.nrmse), cured.metrics.nonfinite)
-        )
-        lines.append(
-            f"| {escape(output.tensor)} | {output.sample} | {number(output.metrics.nrmse)} | {nrmse} | "
-            f"{output.metrics.nonfinite} | {nonfinite} |"
-        )
-    return lines
+        before, after = output.metrics, cured and cured.metrics
+        nrmse, nonfinite = (number(after.nrmse), after.nonfinite) if after else ("–", "–")
+        start = (escape(output.tensor), output.sample, number(before.nrmse))
+        rows.append((*start, nrmse, before.nonfinite, nonfinite))
+    columns = ("output", "sample", "nrmse before", "nrmse after", "not finite before", "after")
+    return markdown_table(columns, rows)
 
 
 def _outputs(diagnosis: Diagnosis) -> list[tuple[OutputResult, OutputResult | None]]:
@@ -120,24 +117,17 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
         diagnosis: what to show.
         made: when the page was made; now by default.
     """
-
+    runs = ((f"Before: at {diagnosis.precision}", diagnosis.before, ""), _after(diagnosis))
     pictures = [
         (label, trusted(error_growth_svg(result, note=note)))
-        for label, result, note in (
-            (f"Before: at {diagnosis.precision}", diagnosis.before, ""),
-            _after(diagnosis),
-        )
+        for label, result, note in runs
         if result is not None and result.layers
     ]
     return render_page(
         "diagnosis.html.j2",
         made,
         diagnosis=diagnosis,
-        heading=heading(diagnosis),
-        look=look(diagnosis),
-        statements=statements(diagnosis),
-        accumulates=accumulates(diagnosis),
-        cure=cure_words(diagnosis),
+        words=words,
         commands=_commands(diagnosis),
         files=_files(diagnosis),
         pictures=pictures,
@@ -152,6 +142,6 @@ def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None, str]:
     """The run with the culprits in FP32, what it is (measured on the emulator, whatever was cured), and a note."""
     kept = f"{plural(sum(map(len, diagnosis.islands)), 'node')} in FP32"
     if diagnosis.fp32_sums:
-        kept = cure_words(diagnosis)
+        kept = words.cure_words(diagnosis)
     where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
     return f"After{where}: {kept}, the others at {diagnosis.precision}", diagnosis.after, kept

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from harness.diagnosis import A_FEW, Diagnosis, DiagnosisVerdict
 from harness.judge import Hiding, Judged
-from harness.report.words import Look, Statement
+from harness.report.words import Look, Statement, listed
 from harness.text import duration, names, number, plural
 
 MOST_ORIGINS = 4
-
-
 MOST_NODES = 8
-
-
 LOOKS = {
     DiagnosisVerdict.NONE: Look("✓", "+", "none", "green", "good", 0),
     DiagnosisVerdict.UNRESOLVED: Look("●", "?", "UNRESOLVED", "bold yellow", "calm", 2),
 }
-
-
 _FAULT = Look("✗", "X", "FAULT", "bold red", "bad", 4)
-
-
 _PASSES = (DiagnosisVerdict.NONE, DiagnosisVerdict.SHAPE)
-
-
 MEANINGS = {
     DiagnosisVerdict.NONE: "nothing is wrong",
     DiagnosisVerdict.PRECISION: "the precision is too low for a few nodes",
@@ -72,11 +62,9 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     if diagnosis.before is not None and diagnosis.verdict not in _PASSES:
         found.append(Statement("", diagnosis.before.reason))
     found += [Statement("beside", sentence) for sentence in diagnosis.beside]
-    found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
-    found += [
-        Statement("why" if not place else "", reason) for place, reason in enumerate(_reasons(diagnosis))
-    ]
-    found += [Statement("proof" if not place else "", text) for place, text in enumerate(_proof(diagnosis))]
+    found += listed("where", _places(diagnosis))
+    found += listed("why", _reasons(diagnosis))
+    found += listed("proof", _proof(diagnosis))
     if text := _hidden(diagnosis):
         found.append(Statement("hidden", text))
     found += [Statement("ties", each.describe(diagnosis.precision)) for each in diagnosis.selections]
@@ -150,11 +138,8 @@ def _passes(diagnosis: Diagnosis) -> str:
     judged = {output.judged for output in diagnosis.outputs_after}
     if Judged.FINITENESS not in judged:
         return "passes"
-    return (
-        "passes, as far as its outputs could be judged,"
-        if Judged.VALUES in judged
-        else "gives finite outputs"
-    )
+    some = Judged.VALUES in judged
+    return "passes, as far as its outputs could be judged," if some else "gives finite outputs"
 
 
 def _on_fresh_samples(diagnosis: Diagnosis) -> str:
@@ -208,12 +193,10 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
         lines.append(f"{candidate} {_passes(diagnosis)} with {these} added up in FP32")
     elif diagnosis.confirmed and diagnosis.separations:
         lines.append("the engine passes when the layers are not fused")
+    elif diagnosis.confirmed and diagnosis.verdict is DiagnosisVerdict.TF32:
+        lines.append(f"{candidate} {_passes(diagnosis)} in FP32 without TF32")
     elif diagnosis.confirmed:
-        lines.append(
-            f"{candidate} {_passes(diagnosis)} in FP32 without TF32"
-            if diagnosis.verdict is DiagnosisVerdict.TF32
-            else "shown alone"
-        )
+        lines.append("shown alone")
     if diagnosis.minimal:
         single = len(diagnosis.culprits) == 1
         lines.append("it fails without" if single else "each of them was left out once, and it failed")

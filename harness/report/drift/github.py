@@ -18,7 +18,7 @@ from harness.report.drift.lines import changes_line, coverage_lines, engines_lin
 from harness.report.drift.tables import Cell, engines_table, structure_table
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, ratio_text, remarks, summary, title
-from harness.report.words import code, escape, fit, made_with, ran_on, short
+from harness.report.words import code, escape, fit, made_with, markdown_table, ran_on, short
 from harness.text import number, shorten
 
 MOST_EXPLAINED = 20
@@ -41,44 +41,32 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     lines += [escape(run_line(report)), ""]
     if changes := changes_line(report):
         lines += [escape(changes), ""]
-    lines.append(f"`{code(report.old)}` → " + ", ".join(f"`{code(name)}`" for name in report.newer))
+    lines += [f"`{code(report.old)}` → " + ", ".join(f"`{code(name)}`" for name in report.newer), ""]
     columns = ["verdict", "case", "precision"]
     columns += ["release"] if several else []
     columns += ["error", "starts at"] if measured else []
-    lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [_row(run, several=several, measured=measured) for run in ordered[:MOST_ROWS]]
+    cells = [_row(run, several=several, measured=measured) for run in ordered[:MOST_ROWS]]
+    lines += markdown_table(columns, cells)
     if len(ordered) > MOST_ROWS:
         lines.append(f"\nand {len(ordered) - MOST_ROWS} more runs")
     lines.append("")
     for run in [run for run in ordered if is_remarkable(run)][:MOST_EXPLAINED]:
-        lines += _explained(run)
+        name = ", ".join((escape(title(run)), *remarks(run)))
+        lines += [f"### {look_of(run).glyph} {name}: {escape(run.reason)}", "", *explain(run).markdown()]
     lines += _engines(report, ordered)
     return fit("\n".join(lines), ran_on({"run": report.run, **made_with(report.fingerprint)}))
 
 
-def _row(run: RunDrift, *, several: bool, measured: bool) -> str:
-    look = look_of(run)
+def _row(run: RunDrift, *, several: bool, measured: bool) -> list[str]:
+    look, worst = look_of(run), run.worst
     word = " · ".join((f"{look.glyph} {look.word}", *remarks(run)))
     cells = [f"**{word}**" if look.tone == "bad" else word, escape(run.case), str(run.precision)]
     if several:
         cells.append(f"`{code(short(run.new))}`")
-    if not measured:
-        return f"| {' | '.join(cells)} |"
-    worst = run.worst
-    error = "" if worst is None else f"{number(worst.old)} → {number(worst.new)}"
-    error = ", ".join(part for part in (error, ratio_text(run)) if part)
-    return f"| {' | '.join([*cells, error, escape(first_origin(run))])} |"
-
-
-def _explained(run: RunDrift) -> list[str]:
-    look, explanation = look_of(run), explain(run)
-    name = ", ".join((escape(title(run)), *remarks(run)))
-    lines = [f"### {look.glyph} {name}: {escape(run.reason)}", ""]
-    for statement in explanation.statements:
-        lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
-    if explanation.command:
-        lines += ["", "```sh", explanation.command, "```"]
-    return [*lines, ""]
+    if measured:
+        error = "" if worst is None else f"{number(worst.old)} → {number(worst.new)}"
+        cells += [", ".join(filter(None, (error, ratio_text(run)))), escape(first_origin(run))]
+    return cells
 
 
 def _engines(report: DriftReport, runs: Sequence[RunDrift]) -> list[str]:
@@ -91,11 +79,8 @@ def _engines(report: DriftReport, runs: Sequence[RunDrift]) -> list[str]:
 
 
 def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    if not rows:
-        return []
-    lines = [f"### {heading}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(escape(shorten(cell.text, MOST_LETTERS)) for cell in row)} |" for row in rows]
-    return [*lines, ""]
+    cells = [[escape(shorten(cell.text, MOST_LETTERS)) for cell in row] for row in rows]
+    return [f"### {heading}", "", *markdown_table(columns, cells), ""] if rows else []
 
 
 _LEVELS = {

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from harness.history import DriftReport, DriftStatus, RowKind, RunDrift
-from harness.report.drift.lines import (
-    changes_line,
-    coverage_lines,
-    engines_line,
-    is_idle,
-    missing_count,
-    not_compared,
-    run_line,
-)
-from harness.report.drift.tables import (
-    engines_table,
-    matrix_table,
-    steps_table,
-    structure_table,
-    tensors_table,
-    unmeasured_layers,
-)
-from harness.report.drift.view import DriftExplanation, explain, has_moved, has_stopped, is_remarkable
-from harness.report.drift.words import (
-    DRIFT_LOOKS,
-    STALE,
-    STATUS_LOOKS,
-    answer,
-    both_sides,
-    fails,
-    is_stale,
-    look_of,
-    remarks,
-    run_title,
-    standing_failures,
-    summary,
-    tone_of,
-)
-from harness.report.figures import (
-    engines_figure,
-    growth_figure,
-    outputs_figure,
-    series_figure,
-    svg,
-)
+from harness.report.drift import lines, tables, words
+from harness.report.drift.view import explain, has_moved, has_stopped, is_remarkable
+from harness.report.drift.words import DRIFT_LOOKS, STALE, STATUS_LOOKS, both_sides, fails, is_stale, look_of
+from harness.report.figures import engines_figure, growth_figure, outputs_figure, series_figure, svg
 from harness.report.pages import render_page, trusted
-from harness.report.words import made_with
+from harness.report.words import Explanation, made_with
 from harness.worker.protocol import TENSORRT
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 MOST_SECTIONS = 40  # runs that get words
 MOST_PICTURES = 8  # of those, how many get the picture of their layers
@@ -70,7 +37,7 @@ class _Section:
     anchor: str
     run: RunDrift
     reason: str
-    explanation: DriftExplanation
+    explanation: Explanation
     picture: Markup | None
     opened: bool
 
@@ -105,40 +72,30 @@ def drift_page(
         made,
         scripts=("drift.js",),
         report=report,
-        answer=answer(report),
-        uncovered=coverage_lines(report),
-        engines_line=engines_line(report),
-        summary=summary(report, seconds),
-        run_line=run_line(report),
-        changes=changes_line(report),
-        tone=tone_of(report),
-        look_of=look_of,
-        remarks=remarks,
-        title_of=lambda run: run_title(run, report.newer),
+        lines=lines,
+        words=words,
+        summary=words.summary(report, seconds),
+        title_of=lambda run: words.run_title(run, report.newer),
         facts=_facts(report),
         tiles=_tiles(report),
-        matrix=matrix_table(report, anchors),
-        groups=[
-            (heading, [section for section in sections if section.run in runs]) for heading, runs in groups
-        ],
+        matrix=tables.matrix_table(report, anchors),
+        groups=[(heading, [each for each in sections if each.run in runs]) for heading, runs in groups],
         unshown=max(len(remarkable) - MOST_SECTIONS, 0),
-        outputs_picture=trusted(svg(partial(outputs_figure, report, ordered), "outputs"))
-        if len(report.tensors)
-        else None,
-        tensors=tensors_table(report, MOST_TENSORS),
-        unmeasured=bool(unmeasured_layers(report.tensors).any()),
-        structure=structure_table(ordered, MOST_CHANGES),
+        outputs_picture=_picture("outputs", outputs_figure, report, ordered) if len(report.tensors) else None,
+        tensors=tables.tensors_table(report, MOST_TENSORS),
+        unmeasured=bool(tables.unmeasured_layers(report.tensors).any()),
+        structure=tables.structure_table(ordered, MOST_CHANGES),
         has_structure=any(all(run.structured) for run in report.runs),
-        not_compared=not_compared(report),
-        engines=engines_table(report),
+        engines=tables.engines_table(report),
         engines_picture=_engines_picture(report, ordered) if len(report.engines) else None,
-        series=report.series,
-        steps=steps_table(report.series),
-        series_picture=trusted(svg(partial(series_figure, report.series), "series"))
-        if report.series
-        else None,
+        steps=tables.steps_table(report.series),
+        series_picture=_picture("series", series_figure, report.series) if report.series else None,
         fingerprint=made_with(report.fingerprint),
     )
+
+
+def _picture(name: str, figure: Callable[P, Figure], *given: P.args, **named: P.kwargs) -> Markup:
+    return trusted(svg(partial(figure, *given, **named), name))
 
 
 def _groups(
@@ -175,7 +132,7 @@ def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, 
     for place, run in enumerate(runs):
         picture = None
         if pictures < MOST_PICTURES and RowKind.LAYER in run.counts and _is_drawn(run, runs):
-            picture = trusted(svg(partial(growth_figure, report, run), f"growth-{run.id}"))
+            picture = _picture(f"growth-{run.id}", growth_figure, report, run)
             pictures += 1
         reason = run.builds.reason if _only_counted(run) else run.reason
         opened = place < MOST_OPEN and not _only_counted(run)
@@ -197,7 +154,7 @@ def _engines_picture(report: DriftReport, runs: Sequence[RunDrift]) -> Markup:
     keys = zip(report.engines["case"], report.engines["precision"], strict=True)
     places = [order.get(key, len(order)) for key in keys]
     engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
-    return trusted(svg(partial(engines_figure, report, engines), "engines"))
+    return _picture("engines", engines_figure, report, engines)
 
 
 def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
@@ -211,14 +168,13 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
         healthy = all(look_of(run).tone == look.tone for run in runs)
         tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
-    idle = sum(is_idle(run) and run.status is DriftStatus.PASS for run in report.runs)
+    idle = sum(lines.is_idle(run) and run.status is DriftStatus.PASS for run in report.runs)
     tiles.append(_Tile(idle, "not compared", "calm"))
     if report.missing:
-        amount, what = missing_count(report)
-        tiles.append(
-            _Tile(amount, f"{what if amount == 1 else what + 's'} of the older side missing", "calm")
-        )
-    total, expected = standing_failures(report)
+        amount, what = lines.missing_count(report)
+        of_older = f"{what if amount == 1 else what + 's'} of the older side missing"
+        tiles.append(_Tile(amount, of_older, "calm"))
+    total, expected = words.standing_failures(report)
     side = both_sides(report)
     tiles.append(_Tile(total - expected, f"fail {side}", "bad"))
     tiles.append(_Tile(expected, f"fail {side}, as expected", "calm"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from harness.comparison import NONFINITE
 from harness.history import (
@@ -28,8 +27,8 @@ from harness.history import (
     tensor_text,
 )
 from harness.report.drift.lines import CHANGES
-from harness.report.drift.words import DRIFT_LOOKS, fails
-from harness.report.words import Statement
+from harness.report.drift.words import DRIFT_LOOKS, fails, title
+from harness.report.words import Explanation, Statement, first_of, listed
 from harness.text import number, plural, shorten
 
 MOST_ORIGINS = 4
@@ -39,14 +38,6 @@ MOST_EVIDENCE = 3
 DIFFERING = "the noise band spans these precisions: a release that only chooses another one more often stays within it"
 MOST_NODES = 4
 MOST_LETTERS = 90  # of how a change was and is; the table of the page holds all of them
-
-
-@dataclass(frozen=True)
-class DriftExplanation:
-    """What a person needs to know of one run, in the order in which they ask, and the command that goes on."""
-
-    statements: tuple[Statement, ...]
-    command: str
 
 
 def has_moved(run: RunDrift) -> bool:
@@ -69,7 +60,7 @@ def is_remarkable(run: RunDrift) -> bool:
     return moved or run.builds.differ or (fails(run) and run.fails_unexpectedly)
 
 
-def explain(run: RunDrift) -> DriftExplanation:
+def explain(run: RunDrift) -> Explanation:
     """Say what moved in a run, where it starts, and which command goes on."""
     statements = [Statement(kind + "s", _counts(found)) for kind, found in run.counts.items()]
     if run.worst is not None:
@@ -82,28 +73,19 @@ def explain(run: RunDrift) -> DriftExplanation:
         statements.append(
             Statement("perturbed", f"observation changed {' and '.join(sides)}: do not rely on those layers")
         )
-    statements += [
-        Statement("" if place else "engine", _change(change, compiled=run.compiled))
-        for place, change in enumerate(run.structure[:MOST_CHANGES])
-    ]
-    if len(run.structure) > MOST_CHANGES:
-        statements.append(Statement("", f"and {plural(len(run.structure) - MOST_CHANGES, 'more change')}"))
+    changes = [_change(change, compiled=run.compiled) for change in run.structure]
+    statements += listed("engine", first_of(changes, MOST_CHANGES, "more change"))
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
-    wanted = (
-        run.verdict in REGRESSIONS
-        or run.status is DriftStatus.ERROR
-        or (fails(run) and run.fails_unexpectedly)
-    )
-    command = run.command if wanted else ""
-    return DriftExplanation(tuple(statements), command)
+    regressed = run.verdict in REGRESSIONS or run.status is DriftStatus.ERROR
+    command = run.command if regressed or (fails(run) and run.fails_unexpectedly) else ""
+    return Explanation(title(run), run.reason, tuple(statements), command)
 
 
 def _error(error: UnjudgedBuild) -> list[Statement]:
     """An error, and below it the lines of its evidence that say more than it does."""
-    first = error.headline
-    more = [line for line in error.evidence if line.strip() not in first]
-    return [Statement("error", first), *(Statement("", line) for line in more[:MOST_EVIDENCE])]
+    more = [line for line in error.evidence if line.strip() not in error.headline]
+    return listed("error", [error.headline, *more[:MOST_EVIDENCE]])
 
 
 def first_origin(run: RunDrift) -> str:
@@ -153,7 +135,7 @@ def _precisions(run: RunDrift) -> list[Statement]:
         known = [f"build {build.number}: {layers_text(build)}" for build in builds if build.layers]
         if known:
             texts.append(f"layers of {name}: {'; '.join(known[:MOST_BUILDS])}")
-    return [Statement("" if place else "precision", text) for place, text in enumerate([*texts, DIFFERING])]
+    return listed("precision", [*texts, DIFFERING])
 
 
 def _change(change: StructureChange, *, compiled: bool) -> str:
@@ -179,11 +161,5 @@ def _origins(run: RunDrift) -> list[Statement]:
     if not run.origins:
         why = "no observed layer regressed" if "layer" in run.counts else "no layer was observed"
         return [Statement("starts at", f"not known: {why}")]
-    statements = []
-    for place, origin in enumerate(run.origins[:MOST_ORIGINS]):
-        named = "node " if origin.node == origin.tensor else ""
-        statements.append(Statement("" if place else "starts at", f"{named}{tensor_text(origin)}"))
-    if len(run.origins) > MOST_ORIGINS:
-        rest = plural(len(run.origins) - MOST_ORIGINS, "further layer")
-        statements.append(Statement("", f"and {rest}"))
-    return statements
+    texts = [f"{'node ' if each.node == each.tensor else ''}{tensor_text(each)}" for each in run.origins]
+    return listed("starts at", first_of(texts, MOST_ORIGINS, "further layer"))

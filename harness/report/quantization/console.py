@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedKernels
 from harness.report.quantization.words import LOOKS, heading, kernels_text, remedies, statements
-from harness.report.words import Statement, is_plain, print_statements
+from harness.report.words import Statement, is_plain, make_table, print_statements, say
 from harness.text import names, number, percent, plural, shorten
 
 if TYPE_CHECKING:
@@ -18,10 +18,8 @@ ROWS = 12
 
 def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool = False) -> None:
     """Print the answer, the costliest pairs (with `details` all), and what to tell each tool."""
-    from rich.text import Text
-
     seen = LOOKS[found.verdict]
-    console.print(Text(f"{seen.mark(plain=is_plain(console))} {heading(found)}", seen.style), soft_wrap=True)
+    say(console, f"{seen.mark(plain=is_plain(console))} {heading(found)}", style=seen.style)
     print_statements(console, statements(found), indent=2)
     table = _table("pair", "kind", "introduced", "alone", "best", "reason")
     for pair in found.ranking.pairs[: None if details else ROWS]:
@@ -32,24 +30,18 @@ def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool
     console.print(table)
     left = found.pairs - ROWS
     if not details and left > 0:
-        console.print(Text(f"  {plural(left, 'more pair')}: --details", "dim"))
+        say(console, f"  {plural(left, 'more pair')}: --details", style="dim")
     for place, (tool, line) in enumerate(remedies(found).items()):
-        console.print(
-            Text.assemble((f"  {'or' if place else 'do':7}", "dim"), (f"{tool}: ", "dim"), (line, "cyan")),
-            soft_wrap=True,
-        )
+        say(console, (f"  {'or' if place else 'do':7}{tool}: ", "dim"), (line, "cyan"))
 
 
 def print_quantization(
     console: Console, found: Quantization, *, kernels: QuantizedKernels | None = None, details: bool = False
 ) -> None:
     """Print the methods side by side, the curve, and what was made."""
-    from rich.text import Text
-
     chosen = found.chosen
     share = f"{percent(chosen.share)} of the multiply-adds"
-    title = f"{found.model} in {found.format}: {share}, nrmse {number(chosen.error)}"
-    console.print(Text(title), soft_wrap=True)
+    say(console, f"{found.model} in {found.format}: {share}, nrmse {number(chosen.error)}")
     table = _table("method", "error", "unseen")
     for each in found.methods:
         mark = " *" if each.method is found.method else ""
@@ -71,9 +63,8 @@ def print_quantization(
     costly = [name for name in chosen.floats if name not in found.small]
     lines = [Statement("float", names(costly, 6))] if costly else []
     if found.small:
-        lines.append(
-            Statement("small", f"in float, too: {names(found.small, 6)}; --keep-float 0% quantises them")
-        )
+        text = f"in float, too: {names(found.small, 6)}; --keep-float 0% quantises them"
+        lines.append(Statement("small", text))
     if kernels is not None:
         lines.append(Statement("kernels", kernels_text(kernels, found.format, found.behind)))
     kept = f"{plural(found.unseen, 'sample')} kept apart" if found.unseen else "no sample was kept apart"
@@ -82,12 +73,7 @@ def print_quantization(
 
 
 def _table(*columns: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=True)
-    for place, name in enumerate(columns):
-        table.add_column(
-            name, justify="left" if place == 0 or name in ("kind", "reason") else "right", no_wrap=True
-        )
+    numbers = [name for name in columns[1:] if name not in ("kind", "reason")]
+    table = make_table(*columns, numbers=numbers, whole=columns, gap=2)
+    table.show_edge = True  # a line of space above and below
     return table

@@ -10,7 +10,7 @@ from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedK
 from harness.report.figures import histogram_svg, mixed_curve_svg
 from harness.report.pages import render_page, trusted
 from harness.report.quantization.words import LOOKS, heading, kernels_text, remedies, statements
-from harness.report.words import Look, Statement, escape, fit
+from harness.report.words import Look, Statement, escape, fit, markdown_table, nested
 from harness.text import names, number, percent, plural
 
 PICTURES = 8
@@ -41,14 +41,12 @@ def pairs_page(found: QuantizationDiagnosis, *, made: datetime.datetime | None =
 def pairs_markdown(found: QuantizationDiagnosis) -> str:
     """The diagnosis of a quantised model as GitHub-flavoured Markdown."""
     lines = [f"## {escape(heading(found))}", ""]
-    lines += [
-        f"- **{line.label}** {escape(line.text)}" if line.label else f"  - {escape(line.text)}"
-        for line in statements(found)
+    lines += [*nested(statements(found)), ""]
+    rows = [
+        (escape(each.pair), each.kind, *map(number, (each.introduced, each.estimate, each.best)), each.reason)
+        for each in found.ranking.pairs
     ]
-    lines += ["", "| pair | kind | introduced | alone | best | reason |", "|---|---|---|---|---|---|"]
-    for pair in found.ranking.pairs:
-        numbers = " | ".join(map(number, (pair.introduced, pair.estimate, pair.best)))
-        lines.append(f"| {escape(pair.pair)} | {pair.kind} | {numbers} | {pair.reason} |")
+    lines += markdown_table(("pair", "kind", "introduced", "alone", "best", "reason"), rows)
     for tool, line in remedies(found).items():
         lines += ["", f"{tool}:", "", "```", line, "```"]
     return fit("\n".join(lines), "")

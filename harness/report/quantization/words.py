@@ -14,9 +14,10 @@ from harness.quantization import (
     QuantizationVerdict,
     QuantizedKernels,
     Reason,
+    Repair,
     ScaleFault,
 )
-from harness.report.words import Look, Statement
+from harness.report.words import Look, Statement, listed
 from harness.text import command, names, number, percent, plural
 
 LOOKS = {
@@ -43,11 +44,8 @@ def meaning(found: QuantizationDiagnosis) -> str:
         return "TensorRT does not take this file as it is, though its scales are sound: see what to do below"
     if found.verdict is QuantizationVerdict.SCALES:
         count = len(found.faulty)
-        return (
-            f"the scale of {plural(count, 'Q/DQ pair')} is wrong"
-            if count == 1
-            else (f"the scales of {count} Q/DQ pairs are wrong")
-        )
+        noun, verb = ("scale", "is") if count == 1 else ("scales", "are")
+        return f"the {noun} of {plural(count, 'Q/DQ pair')} {verb} wrong"
     return "better scales are not enough: some of the work has to stay in float"
 
 
@@ -75,16 +73,13 @@ def why(pair: PairError) -> str:
 
 def advice(pair: PairError) -> str:
     """What else to do about a pair than another scale; empty if there is nothing."""
-    if (
-        pair.kind is Kind.ACTIVATION
-        and pair.channel_ratio > UNEVEN
-        and pair.reason in (Reason.RANGE, Reason.FORMAT)
-    ):
-        return (
-            f"the channels of {pair.tensor} differ by {number(pair.channel_ratio)} times: move the difference into the "
-            "weights behind it before calibrating (SmoothQuant)"
-        )
-    return ""
+    uneven = pair.kind is Kind.ACTIVATION and pair.channel_ratio > UNEVEN
+    if not uneven or pair.reason not in (Reason.RANGE, Reason.FORMAT):
+        return ""
+    return (
+        f"the channels of {pair.tensor} differ by {number(pair.channel_ratio)} times: move the difference into the "
+        "weights behind it before calibrating (SmoothQuant)"
+    )
 
 
 def remedies(found: QuantizationDiagnosis) -> dict[str, str]:
@@ -103,7 +98,7 @@ def remedies(found: QuantizationDiagnosis) -> dict[str, str]:
             "harness", "check", found.file, "--fix", "fixed.onnx"
         )
     if found.excluded:
-        options.append(f"nodes_to_exclude=[{', '.join(map(repr, found.excluded))}]")
+        options.append(f"nodes_to_exclude={list(found.excluded)!r}")
     if tools:
         tools["ONNX Runtime"] = f"quantize_static({', '.join(options)})"
     return tools
@@ -114,29 +109,22 @@ def _quantizing_again(found: QuantizationDiagnosis) -> dict[str, str]:
     patterns = [f"^{re.escape(name)}$" for name in nodes]  # they are matched with the start of a name
     tools = {
         "harness": command(
-            "harness",
-            "quantize",
-            found.float_file,
+            *("harness", "quantize", found.float_file),
             *(word for file in data for word in ("--data", file)),
             *(("--format", found.format) if found.format is not Format.INT8 else ()),
-            "--out",
-            "mixed.onnx" if nodes else "symmetric.onnx",
+            *("--out", "mixed.onnx" if nodes else "symmetric.onnx"),
             *(word for name in nodes for word in ("--exclude", name)),
         ),
         "ModelOpt": command(
-            "python",
-            "-m",
-            "modelopt.onnx.quantization",
-            "--onnx_path",
-            found.float_file,
-            "--quantize_mode",
-            found.format,
+            *("python", "-m", "modelopt.onnx.quantization", "--onnx_path", found.float_file),
+            *("--quantize_mode", found.format),
             *(("--nodes_to_exclude", *patterns) if nodes else ()),
         ),
     }
     if found.taken_out:
-        listed = ", ".join(map(repr, found.taken_out))
-        tools["AIMET"] = f"for name in [{listed}]: sim.qc_quantize_op_dict[name].enabled = False"
+        tools["AIMET"] = (
+            f"for name in {list(found.taken_out)!r}: sim.qc_quantize_op_dict[name].enabled = False"
+        )
     return tools
 
 
@@ -150,43 +138,33 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
             f"best scale for each pair; the limit is {number(found.limit)}",
         ),
     ]
-    lines += [
-        Statement("refused" if not place else "", text) for place, text in enumerate(_faults(found, True))
-    ]
+    lines += listed("refused", _faults(found, True))
     named = [found.ranking[name] for name in (found.faulty or found.taken_out)[:MOST]]
     shown = named or list(found.ranking.pairs[:3])
     label = "why" if named else "most"
-    lines += [Statement(label if not place else "", why(pair)) for place, pair in enumerate(shown)]
+    lines += listed(label, map(why, shown))
     lines += [
         Statement("swapped", f"{first} and {other} have each other's scales")
         for first, other in found.swapped
     ]
-    for place, repair in enumerate(found.repairs[:MOST]):
-        unit = "a scale for each channel" if repair.granularity == "channel" else f"scale {repair.text}"
-        lines.append(
-            Statement(
-                "scale" if not place else "",
-                f"{repair.pair}: {unit} ({repair.method}) takes its nrmse from {number(repair.before)} to "
-                f"{number(repair.after)}",
-            )
-        )
+    lines += listed("scale", map(_repair, found.repairs[:MOST]))
     if found.repaired is not None and found.repairs:
         lines.append(Statement("repaired", _errors(found.repaired, found.unseen_repaired)))
     if found.without is not None and found.taken_out:
         minimal = ", and none of them can be left out" if found.minimal and len(found.taken_out) > 1 else ""
-        lines.append(
-            Statement(
-                "in float",
-                f"{names(found.taken_out, MOST)}{minimal}: {_errors(found.without, found.unseen_without)}",
-            )
-        )
+        errors = _errors(found.without, found.unseen_without)
+        lines.append(Statement("in float", f"{names(found.taken_out, MOST)}{minimal}: {errors}"))
     lines += _on_engine(found)
     lines += [Statement("beside", text) for text in _beside(found)]
     lines += [Statement("beside", text) for pair in found.ranking.pairs[:MOST] if (text := advice(pair))]
-    lines.append(
-        Statement("cost", f"{plural(found.inferences, 'inference')} over {plural(found.samples, 'sample')}")
-    )
-    return tuple(lines)
+    cost = f"{plural(found.inferences, 'inference')} over {plural(found.samples, 'sample')}"
+    return (*lines, Statement("cost", cost))
+
+
+def _repair(repair: Repair) -> str:
+    unit = "a scale for each channel" if repair.granularity == "channel" else f"scale {repair.text}"
+    change = f"from {number(repair.before)} to {number(repair.after)}"
+    return f"{repair.pair}: {unit} ({repair.method}) takes its nrmse {change}"
 
 
 _FAULTS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -12,7 +12,6 @@ from rich.text import Text
 
 from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
 from harness.report.run.view import (
-    Explanation,
     Matrix,
     Row,
     alike,
@@ -26,7 +25,7 @@ from harness.report.run.view import (
     worst_error,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, summary
-from harness.report.words import is_plain, layer_legend, make_grid, make_table
+from harness.report.words import LAYER_NUMBERS, is_plain, layer_legend, make_table, print_explanation, say
 from harness.text import number, shorten
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
@@ -67,11 +66,10 @@ def print_report(
             console.print()
     _print_warnings(console, report, details)
     idle = all(result.verdict is Verdict.SKIP for result in report.results)
-    if not details and (idle or not brief):
-        _print_shared(console, "skipped", skips(report))
+    for text, cases in skips(report).items() if not details and (idle or not brief) else ():
+        say(console, ("skipped", "yellow"), f" {cases}: {text}")
     bad = any(result.verdict in UNEXPECTED for result in report.results)
-    style = "bold red" if bad else "bold yellow" if idle else "bold green"
-    console.print(Text(summary(report, seconds), style=style), soft_wrap=True)
+    say(console, summary(report, seconds), style=f"bold {'red' if bad else 'yellow' if idle else 'green'}")
 
 
 def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
@@ -128,15 +126,11 @@ def print_run(console: Console, result: RunResult, *others: RunResult, details: 
 
     `others` are runs of which the same holds.
     """
-    look = LOOKS[result.verdict]
-    glyph = look.mark(plain=is_plain(console))
-    explanation = explain(result, *others)
-    reason = f": {explanation.reason}" if explanation.reason else ""
-    console.print(
-        Text.assemble((f"{glyph} {look.word}", look.style), " ", (explanation.subject, "bold"), reason)
-    )
+    look, explanation = LOOKS[result.verdict], explain(result, *others)
+    verdict, reason = look.styled(plain=is_plain(console)), explanation.reason and f": {explanation.reason}"
+    console.print(Text.assemble(verdict, " ", (explanation.subject, "bold"), reason))
     if look.tone in EXPLAINED:
-        _print_explanation(console, explanation, indent=2)
+        print_explanation(console, explanation, "deeper", indent=2)
     if not details:
         return
     if result.outputs:
@@ -151,12 +145,8 @@ def print_run(console: Console, result: RunResult, *others: RunResult, details: 
 
 def outputs_table(outputs: Sequence[OutputResult]) -> Table:
     """Outputs, sample by sample: main metrics and gates."""
-    table = make_table(gap=2, framed=False)
-    for name in ("output", "sample"):
-        table.add_column(name, overflow="fold")
-    for name in ("nrmse", "max abs", "cosine", "not finite"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("gates", overflow="fold")
+    numbers = ("nrmse", "max abs", "cosine", "not finite")
+    table = make_table("output", "sample", *numbers, "gates", numbers=numbers, gap=2, framed=False)
     for output in outputs:
         metrics = output.metrics
         table.add_row(
@@ -173,13 +163,8 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
 
 def layers_table(layers: Sequence[LayerResult]) -> Table:
     """The observed tensors in order: accumulated and introduced error, largest value, and what is remarkable."""
-    table = make_table(gap=2, framed=False)
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("node", overflow="fold")
-    table.add_column("op", overflow="fold")
-    for name in ("accumulated", "introduced", "× max"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    numbers = ("#", *LAYER_NUMBERS)
+    table = make_table("#", "node", "op", *LAYER_NUMBERS, "", numbers=numbers, gap=2, framed=False)
     for layer in layers:
         introduced = None if layer.introduced is None else layer.introduced.error
         style = "bold red" if layer.origin else "red" if layer.diverged else ""
@@ -208,23 +193,8 @@ def failure_text(result: RunResult, *, width: int) -> str:
         console.print()
     else:
         console.print(Text(result.reason))
-    _print_explanation(console, explain(result))
+    print_explanation(console, explain(result), "deeper")
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
-
-
-def _print_explanation(console: Console, explanation: Explanation, *, indent: int = 0) -> None:
-    grid = make_grid()
-    width = max(
-        len(label) for label in ("deeper", *(statement.label for statement in explanation.statements))
-    )
-    for statement in explanation.statements:
-        grid.add_row(statement.label.ljust(width), Text(statement.text))
-    if explanation.statements:
-        console.print(Padding(grid, (0, 0, 0, indent)))
-    if not explanation.command:
-        return
-    command = Text.assemble(" " * indent, ("deeper".ljust(width), "dim"), "  ", (explanation.command, "cyan"))
-    console.print(command, soft_wrap=True)  # a command that is wrapped here cannot be pasted
 
 
 def _cell(result: RunResult | None, plain: bool) -> list[Text]:
@@ -232,7 +202,7 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
     if result is None:
         return []
     look = LOOKS[result.verdict]
-    parts = [Text(f"{look.mark(plain=plain)} {look.word}", style=look.style)]
+    parts = [Text(*look.styled(plain=plain))]
     worst = worst_error(result)
     if worst is not None and result.verdict is not Verdict.ERROR:
         gates = "" if result.judged_as is None else f" as {result.judged_as}"
@@ -254,16 +224,9 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
-    for label, cases, text in remarks(
-        report, explained, ties=not details
-    ):  # with details the reason has them
-        _print_shared(console, label, {text: cases})
-
-
-def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> None:
-    """Each text of `texts` behind the cases that it is shown for."""
-    for text, cases in texts.items():
-        console.print(Text.assemble((label, "yellow"), f" {cases}: {text}"), soft_wrap=True)
+    ties = not details  # the reason has them
+    for label, cases, text in remarks(report, explained, ties=ties):
+        say(console, (label, "yellow"), f" {cases}: {text}")
 
 
 def _widest(column: Sequence[Text]) -> int:

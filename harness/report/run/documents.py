@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 from harness.judge import RunReport, RunResult, Verdict
 from harness.report.figures import error_growth_svg, error_map_svg
 from harness.report.pages import render_page, trusted
-from harness.report.run.view import (
+from harness.report.run import view, words
+from harness.report.words import (
     Explanation,
-    alike,
-    attention,
-    explain,
-    flags,
-    gates_text,
-    matrix,
-    remarks,
-    skips,
-    worst_error,
-    worst_first,
+    code,
+    escape,
+    fit,
+    layer_legend,
+    made_with,
+    markdown_table,
+    ran_on,
+    title,
 )
-from harness.report.run.words import LOOKS, answer, hidden_faults, summary
-from harness.report.words import code, escape, fit, layer_legend, made_with, ran_on, title
 from harness.text import number
 
 if TYPE_CHECKING:
@@ -55,28 +52,21 @@ def run_page(
         seconds: how long they took.
         made: when the page was made; now by default.
     """
-    arranged = matrix(report)
     anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
+    brief = len(report.results) > MOST_DETAILED
+    alike = view.alike(view.worst_first(report.results), numbers=True)
     return render_page(
         "run.html.j2",
         made,
-        answer=answer(report),
-        summary=summary(report, seconds),
-        bad=report.exit_code != 0,
-        matrix=arranged,
-        named=arranged.named,
+        view=view,
+        words=words,
+        report=report,
+        summary=words.summary(report, seconds),
+        matrix=view.matrix(report),
         anchors=anchors,
-        sections=[
-            _section(anchors, runs, brief=len(report.results) > MOST_DETAILED)
-            for runs in alike(worst_first(report.results), numbers=True)
-        ],
+        sections=[_section(anchors, runs, brief=brief) for runs in alike],
         fingerprint=made_with(report.fingerprint),
-        look=lambda result: LOOKS[result.verdict],
-        worst_error=worst_error,
         title_of=title,
-        gates_text=gates_text,
-        flags=flags,
-        hidden_faults=hidden_faults,
         Verdict=Verdict,
         layer_legend=layer_legend(),
     )
@@ -90,38 +80,35 @@ def _section(anchors: Mapping[int, str], runs: Sequence[RunResult], *, brief: bo
         picture = trusted(error_growth_svg(result))
     heat = None if result.error_map is None else trusted(error_map_svg(result.error_map, f"heat-{result.id}"))
     names = tuple(anchors[id(each)] for each in runs)
-    return _Section(names, result, explain(*runs), picture, heat, detailed)
+    return _Section(names, result, view.explain(*runs), picture, heat, detailed)
 
 
 def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
     """The report as GitHub-flavoured Markdown, worst rows first, never longer than a job summary may be."""
-    lines = [f"## {answer(report)}", "", summary(report, seconds), ""]
-    arranged = matrix(report)
-    lines.append("| case | candidate |" + "".join(f" {p.value} |" for p in arranged.precisions) + " origin |")
-    lines.append("|---|---|" + "---|" * len(arranged.precisions) + "---|")
+    arranged, explained = view.matrix(report), view.attention(report)
+    columns = ["case", "candidate", *(precision.value for precision in arranged.precisions), "origin"]
+    rows = []
     for row in sorted(arranged.rows, key=lambda row: -row.severity):
         cells = [_cell(row.runs.get(precision)) for precision in arranged.precisions]
         origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else escape(row.region)
-        lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
-    lines.append("")
-    explained = attention(report)
-    texts = [("skipped", cases, why) for why, cases in skips(report).items()] + remarks(report, explained)
+        rows.append([escape(row.case), escape(row.candidate), *cells, origin])
+    lines = [f"## {words.answer(report)}", "", words.summary(report, seconds), ""]
+    lines += [*markdown_table(columns, rows), ""]
+    texts = [("skipped", cases, why) for why, cases in view.skips(report).items()]
+    texts += view.remarks(report, explained)
     if texts:
         lines += [*(f"- {label} {escape(cases)}: {escape(text)}" for label, cases, text in texts), ""]
-    for result, *others in alike(explained):
-        explanation = explain(result, *others)
-        lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]
-        for statement in explanation.statements:
-            lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
-        lines += ["", "```sh", explanation.command, "```", ""] if explanation.command else [""]
+    for result, *others in view.alike(explained):
+        explanation = view.explain(result, *others)
+        glyph = words.LOOKS[result.verdict].glyph
+        lines += [f"### {glyph} {escape(explanation.headline)}", "", *explanation.markdown()]
     return fit("\n".join(lines), ran_on(made_with(report.fingerprint)))
 
 
 def _cell(result: RunResult | None) -> str:
     if result is None:
         return ""
-    look = LOOKS[result.verdict]
-    worst = worst_error(result)
+    look, worst = words.LOOKS[result.verdict], view.worst_error(result)
     text = f"{look.glyph} {look.word}"
     if worst is not None and result.verdict is not Verdict.ERROR:
         text += f" {number(worst)}"

@@ -21,7 +21,7 @@ from harness.judge import (
     shape_lines,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
-from harness.report.words import Statement, title
+from harness.report.words import Explanation, Statement, first_of, listed, title
 from harness.tensors import Precision
 from harness.text import gate as in_words
 from harness.text import multiple, names, number, plural
@@ -51,6 +51,9 @@ class Row:
         """The run to look at first: the most severe verdict, then the largest error."""
         return max(self.runs.values(), key=_severity_and_error)
 
+    def _worst(self, runs: Iterable[RunResult]) -> RunResult:
+        return max(runs, key=_severity_and_error, default=self.worst_run)
+
     @property
     def worst_output(self) -> str:
         """The output to look at first in that run; empty where no output decided."""
@@ -69,20 +72,12 @@ class Row:
     @property
     def origins(self) -> tuple[LayerResult, ...]:
         """Where the error starts in the worst run that knows it."""
-        return max(
-            (run for run in self.runs.values() if run.origins),
-            key=_severity_and_error,
-            default=self.worst_run,
-        ).origins
+        return self._worst(run for run in self.runs.values() if run.origins).origins
 
     @property
     def region(self) -> str:
         """`6 nodes to b7_gain`, or the node: the first region of the worst run that has one; empty without."""
-        found = max(
-            (run for run in self.runs.values() if run.regions),
-            key=_severity_and_error,
-            default=self.worst_run,
-        )
+        found = self._worst(run for run in self.runs.values() if run.regions)
         region = next(iter(found.regions), None)
         if region is None:
             return ""
@@ -105,22 +100,6 @@ class Matrix:
     def named(self) -> bool:
         """Whether the candidates must be named: the emulator alone goes without saying."""
         return self.candidates != ("emulator",)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a person needs to know of one run that is not a plain pass, in the order in which they ask."""
-
-    subject: str
-    reason: str
-    statements: tuple[Statement, ...]
-    command: str
-    """Empty where no command says more."""
-
-    @property
-    def headline(self) -> str:
-        """What it is about, and why it came out so."""
-        return f"{self.subject}: {self.reason}" if self.reason else self.subject
 
 
 def matrix(report: RunReport) -> Matrix:
@@ -205,10 +184,7 @@ def remarks(report: RunReport, told: Sequence[RunResult], *, ties: bool = True) 
     found = [
         ("warning", [(warning, result.case) for result in others for warning in result.warnings]),
         ("hidden fault in", [(text, result.case) for result in others if (text := hidden_faults(result))]),
-        (
-            "near ties in",
-            [(text, result.case) for result in others if ties and (text := near_ties(result))],
-        ),
+        ("near ties in", [(text, each.case) for each in others if ties and (text := near_ties(each))]),
     ]
     return [(label, cases, text) for label, texts in found for text, cases in shared(texts).items()]
 
@@ -254,11 +230,8 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         titles = dict.fromkeys(title(each) for each in (result, *others))
         statements.append(Statement("cases" if result.mistake else "runs", names(titles, MOST_ALIKE)))
     if changed_golden(result):
-        statements.append(
-            Statement(
-                "then", "if the new answer is right, rewrite the golden reference and review its changes"
-            )
-        )
+        text = "if the new answer is right, rewrite the golden reference and review its changes"
+        statements.append(Statement("then", text))
     elif result.cause is Cause.SCORE:
         statements += [Statement("metric", str(score)) for score in result.scores if not score.passed][1:]
     elif result.cause is Cause.SHAPE:
@@ -267,13 +240,10 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
     elif result.cause is not Cause.FILE and result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:
-        statements.append(
-            Statement(
-                "then",
-                "if the fault is gone for good, take `expect: fail` out of the case; if it is gone here alone, "
-                "list in `where` what it is still expected on",
-            )
+        gone = (
+            "if the fault is gone for good, take `expect: fail` out of the case; if it is gone here alone, "
         )
+        statements.append(Statement("then", f"{gone}list in `where` what it is still expected on"))
     origins = result.origins
     for layer in origins[:MOST_ORIGINS]:
         statements.append(Statement("origin", _origin(layer, result.precision)))
@@ -282,24 +252,24 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         more = " …" if len(origins) > 3 * MOST_ORIGINS else ""
         count = plural(len(origins) - MOST_ORIGINS, "more origin")
         statements.append(Statement("", f"and {count}: {rest}{more}"))
-    statements += [Statement("region", _region(region)) for region in result.regions[:MOST_ORIGINS]]
-    if len(result.regions) > MOST_ORIGINS:
-        statements.append(Statement("", f"and {plural(len(result.regions) - MOST_ORIGINS, 'more region')}"))
+    regions = first_of([_region(region) for region in result.regions], MOST_ORIGINS, "more region")
+    statements += listed("region", regions)
     if result.compared_with is not None:
         statements.append(Statement("reference", str(result.compared_with)))
-    if text := near_ties(result):
-        statements.append(Statement("ties", text))
-    if text := hidden_faults(result):
-        statements.append(Statement("hidden", text))
-    if result.faithful is False:
-        statements.append(
-            Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
+    perturbed = "observation changed this engine's outputs: do not rely on its layers"
+    statements += [
+        Statement(label, text)
+        for label, text in (
+            ("ties", near_ties(result)),
+            ("hidden", hidden_faults(result)),
+            ("perturbed", perturbed if result.faithful is False else ""),
         )
+        if text
+    ]
     statements += [Statement("warning", warning) for warning in result.warnings]
     if result.error is not None and result.error.request is not None:
         statements.append(Statement("request", result.error.request))
-    evidence = result.evidence[-MOST_EVIDENCE:]
-    statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
+    statements += listed("evidence", result.evidence[-MOST_EVIDENCE:])
     if others and result.error is not None:
         subject = plural(1 + len(others), "case" if result.mistake else "run")
     else:
