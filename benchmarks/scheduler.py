@@ -1,6 +1,7 @@
 """Runs on the workers of a scheduler beside runs in one process: throughput, start-up, and workers that are killed.
 
     python -m benchmarks.scheduler [--turns 3] [--out FILE]
+    python -m benchmarks.scheduler --traffic [--out FILE]      what a drift sends through the command
 
 Everything is one machine: workers are processes with one thread of ONNX Runtime each.
 """
@@ -11,18 +12,21 @@ import argparse
 import os
 import resource
 import signal
+import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
 from benchmarks.spread import no_scheduler
 from harness.cluster import Stage, Unit, opened
+from harness.history import DriftOptions
 
 MODELS = '''"""Transformer-like blocks, seeded."""
 
@@ -64,11 +68,16 @@ def write_cases(folder: Path, count: int, arguments: str = "") -> Path:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[Any]:
+    """A scheduler with so many workers, which are replaced when they die, however slowly."""
+    import dask
     import distributed
 
-    with distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-    ) as made:
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"}),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        ) as made,
+    ):
         yield made
 
 
@@ -190,14 +199,88 @@ def handing_out(count: int) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Relay:
+    """A door to a scheduler that counts the bytes that go through it, each way.
+
+    Args:
+        address: of the scheduler.
+        sent: bytes to it.
+        received: bytes from it.
+    """
+
+    address: str
+    sent: int = 0
+    received: int = 0
+    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    @property
+    def door(self) -> str:
+        """The address to use instead of the scheduler's."""
+        return f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def _accept(self) -> None:
+        host, _, port = self.address.removeprefix("tcp://").rpartition(":")
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection((host, int(port)))
+                for ends in ((near, far, "sent"), (far, near, "received")):
+                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, count: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                setattr(self, count, getattr(self, count) + len(data))
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+def traffic(folder: Path, made: Any) -> dict[str, Any]:
+    """What a drift of two releases and three builds sends and gets through the command, where tensors are large."""
+    import harness
+
+    cases = write_cases(folder / "large", 2, ", layers: 6, width: 256, rows: 2048")
+    releases = ["emulator:fp16", "emulator:fp16,seed=1"]
+    with Relay(made.scheduler_address) as relay:
+        report = harness.drift(
+            cases, environments=releases, precisions=["fp16"], history=folder / "h", scheduler=relay.door
+        )
+    # by case: every product, tanh and sum of float32, and the output once more, as it is without observation
+    recorded = 2 * (3 * 6 + 1) * 2048 * 256 * 4
+    return {
+        "parts": len(report.runs),
+        "builds": len(report.runs) * len(releases) * DriftOptions().repeats,
+        "first_builds_mb": recorded / 1e6,
+        "sent_mb": relay.sent / 1e6,
+        "received_mb": relay.received / 1e6,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     no_scheduler(parser, "it starts schedulers and workers of its own, and times them")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--traffic", action="store_true", help="measure what a drift sends through the command"
+    )
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     os.environ["HARNESS_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
+        if asked.traffic:
+            with cluster(2) as made:
+                found = traffic(Path(folder), made)
+            print(found)
+            record("drift_traffic", found, out=asked.out, module="scheduler")
+            return
         numbers = {}
         for name, measure in (
             ("handing_out", lambda: handing_out(2000)),

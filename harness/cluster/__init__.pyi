@@ -1,4 +1,5 @@
 from .dispatch import Cluster as Cluster
+from .dispatch import Kept as Kept
 from .dispatch import opened as opened
 from .units import CaseUnit as CaseUnit
 from .units import Stage as Stage

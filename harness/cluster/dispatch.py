@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from harness.cluster import remote
 from harness.cluster.units import D, R, Unit
@@ -70,11 +70,23 @@ class _Worker:
         return set(unit.environments) <= set(self.about.environments)
 
 
+@dataclass(frozen=True)
+class Kept(Generic[R]):
+    """A result that its worker keeps as well, for as long as this is referred to, to give it to other workers."""
+
+    result: R
+    future: Any
+    worker: _Worker
+
+
 @dataclass(eq=False)
 class _Task:
     unit: Unit[Any, Any]
     future: Future[Any]
     started: Callable[[], None]
+    keep: bool = False
+    given: Kept[Any] | None = None
+    has_begun: bool = False
     lost: int = 0
     unfit_since: float | None = None
     """Since when no worker can carry it out."""
@@ -187,17 +199,32 @@ class Cluster:
         """How many workers there are at the moment."""
         return len(self._workers)
 
-    def submit(self, unit: Unit[D, R], started: Callable[[], None] = lambda: None) -> Future[R]:
+    def submit(
+        self,
+        unit: Unit[D, R],
+        started: Callable[[], None] = lambda: None,
+        *,
+        given: Kept[Any] | None = None,
+    ) -> Future[R]:
         """The future result of `unit`; `started` is called when a worker gets it.
+
+        `given` is what the unit is given (`Unit.given`), from the worker that keeps it to the one that needs it; from
+        here only if that worker died.
 
         The future raises what the unit raises; UnitLostError if two workers died of it, or no worker that could carry
         it out came back; SchedulerError if the scheduler is gone; CancelledError if `close` came first.
         """
-        future: Future[R] = Future()
-        self._events.put(_Task(unit, future, started))
+        return self._submit(_Task(unit, Future(), started, given=given))
+
+    def submit_kept(self, unit: Unit[D, R], started: Callable[[], None] = lambda: None) -> Future[Kept[R]]:
+        """As `submit`; the worker keeps the result for other units."""
+        return self._submit(_Task(unit, Future(), started, keep=True))
+
+    def _submit(self, task: _Task) -> Future[Any]:
+        self._events.put(task)
         if self._stopped:
-            future.cancel()
-        return future
+            task.future.cancel()
+        return task.future
 
     def close(self, *, at_once: bool = False) -> None:
         """Free what the workers hold open for us; `at_once`, also end what they are doing. Twice is allowed."""
@@ -274,6 +301,7 @@ class Cluster:
             self._last.pop(worker, None)
             if worker in self._running:
                 self._lose(worker)
+            self._hand_back(worker)
         new = [
             address
             for address, id in ids.items()
@@ -314,6 +342,14 @@ class Cluster:
                     f"{task.lost} workers died while they carried it out, the last one on {worker.address}"
                 )
             )
+
+    def _hand_back(self, gone: _Worker) -> None:
+        """Have units begun anew that may wait for what a worker kept that died; that is no fault of theirs."""
+        for worker, (task, future) in list(self._running.items()):
+            if task.given is not None and task.given.worker == gone:
+                del self._running[worker]
+                future.cancel()
+                self._waiting.appendleft(task)
 
     def _hand_out(self) -> None:
         """Give each idle worker what fits it: of the subject it has loaded, else of one that nobody has, else any."""
@@ -368,16 +404,21 @@ class Cluster:
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         try:
-            if not task.lost:
+            if not task.has_begun:
+                task.has_begun = True
                 task.started()
         except BaseException as error:  # such as an interruption: it is for whoever waits for the result
             task.future.set_exception(error)
             return
         self._number += 1
+        unit, given = task.unit, task.given
+        if given is not None and given.worker not in self._workers.values():
+            unit, given = unit.given(given.result), None
         future = self._client.submit(
             remote.carry_out,
             self._client.id,
-            task.unit,
+            unit,
+            None if given is None else given.future,
             key=f"harness-{self._client.id}-{self._number}",
             workers=[worker.address],
             resources={GPU: 1} if task.unit.on_gpu and worker.gpus else None,
@@ -404,7 +445,7 @@ class Cluster:
             return
         del self._running[worker]
         if error is None:
-            task.future.set_result(result)
+            task.future.set_result(Kept(result, future, worker) if task.keep else result)
         else:
             known = isinstance(error, Exception)
             task.future.set_exception(error if known else InternalError(f"internal error: {error!r}"))

@@ -104,12 +104,14 @@ class _Desks:
 _DESKS = _Desks()
 
 
-def carry_out(session: str, unit: Unit[Any, R]) -> R:
-    """The result of `unit`; its desk is kept for the next one of this session.
+def carry_out(session: str, unit: Unit[Any, R], given: Any = None) -> R:
+    """The result of `unit`, which is given the result of another one; its desk is kept for the next of this session.
 
     Raises:
         HarnessError: as the unit; InternalError for what nobody expected.
     """
+    if given is not None:
+        unit = unit.given(given)
     with _DESKS.guard:
         key = (session, type(unit), unit.desk)
         try:

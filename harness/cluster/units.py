@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from harness.case import Case
 
@@ -55,6 +55,10 @@ class Unit(ABC, Generic[D, R]):
     @abstractmethod
     def desk(self) -> Hashable:
         """What its desk depends on: units that have it in common share the desk."""
+
+    def given(self, result: Any) -> Self:
+        """This unit with the result of another one, which it needs."""
+        raise NotImplementedError
 
     @abstractmethod
     def open(self) -> D:

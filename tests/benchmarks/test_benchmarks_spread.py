@@ -18,10 +18,11 @@ from benchmarks.faults.generate import sample
 from benchmarks.faults.run import each, judge
 from benchmarks.isolated import outcomes
 from benchmarks.quantization_models import measure_accuracy
+from benchmarks.scheduler import cluster
 from benchmarks.spread import each_answer
 from harness.environments import Environment
 
-distributed = pytest.importorskip("distributed", reason="pip install -c constraints.txt -e '.[cluster]'")
+pytest.importorskip("distributed", reason="pip install -c constraints.txt -e '.[cluster]'")
 
 pytestmark = pytest.mark.slow
 TREE = Path(__file__).parents[2]
@@ -30,9 +31,7 @@ TREE = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """The address of a scheduler with two workers."""
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-    ) as made:
+    with cluster(2) as made:
         yield made.scheduler_address
 
 

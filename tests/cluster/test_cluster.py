@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import onnx
 import pytest
 
 import harness
+from benchmarks.scheduler import cluster as started
+from benchmarks.scheduler import traffic
 from harness import errors
 from harness.cli import main
-from harness.cluster import opened, remote
+from harness.cluster import Stage, Unit, opened, remote
 from harness.errors import CandidateError, HarnessError, MissingDependencyError, SchedulerError, UsageError
 from harness.history import DriftOptions
 from harness.judge import JudgeOptions, Verdict
@@ -45,11 +47,9 @@ def deadly(times, folder, spare):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-    ) as made:
+@pytest.fixture(scope="module", name="cluster")
+def two_workers() -> Iterator[Any]:
+    with started(2) as made:
         yield made
 
 
@@ -147,6 +147,75 @@ def test_a_drift_has_the_rows_and_the_page_of_one_machine(times, deadly, schedul
     assert frame_of(tmp_path / "there").equals(frame_of(tmp_path / "here"))
     assert page_of(there) == page_of(here)
     assert there.exit_code == here.exit_code
+
+
+def test_what_others_are_compared_with_goes_from_worker_to_worker(cluster, scheduler, tmp_path: Path) -> None:
+    found = traffic(tmp_path, cluster)
+    assert found["builds"] == 12
+    assert found["sent_mb"] < 0.05 * found["first_builds_mb"]
+    assert found["received_mb"] < 1.1 * found["first_builds_mb"]
+
+
+def test_the_death_of_the_worker_that_keeps_them_changes_nothing(
+    cluster, tiny_cases, scheduler, tmp_path
+) -> None:
+    targets = tiny_cases("clean", "failing")
+    releases = ["emulator:fp16,noise=0.2", "emulator:fp16,seed=1,plant=square@bf16"]
+    killed: list[int] = []
+
+    def kill(event: Any) -> None:
+        if event.kind == "done" and not killed:  # the first build of a part; five are to come
+            killed.extend(worker.pid for worker in cluster.workers.values())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    there = harness.drift(
+        targets, environments=releases, history=tmp_path / "there", scheduler=scheduler, progress=kill
+    )
+    here = harness.drift(targets, environments=releases, history=tmp_path / "here")
+    assert len(killed) == 2
+    assert frame_of(tmp_path / "there").equals(frame_of(tmp_path / "here"))
+    assert page_of(there) == page_of(here)
+
+
+def test_a_unit_that_waits_for_what_a_dead_worker_kept_is_begun_anew(cluster, scheduler) -> None:
+    with opened(scheduler) as workers:
+        kept = workers.submit_kept(Numbers(3)).result(60)
+        begun: list[None] = []
+        os.kill(kept.result.pid, signal.SIGKILL)
+        futures = [
+            workers.submit(Numbers(number), lambda: begun.append(None), given=kept) for number in (4, 5)
+        ]
+        assert [future.result(60).number for future in futures] == [7, 8]
+        assert len(begun) == 2
+
+
+@dataclass(frozen=True)
+class Number:
+    number: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Numbers(Unit["Numbers", Number]):
+    """Its number, and that of what it is given, added up."""
+
+    number: int
+    title = subject = "numbers"
+    files = ()
+    desk = None
+
+    def open(self) -> Numbers:
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def given(self, result: Number) -> Numbers:
+        return replace(self, number=self.number + result.number)
+
+    def carry_out(self, desk: Numbers, stage: Stage) -> Number:
+        return Number(self.number, os.getpid())
 
 
 def test_a_drift_that_is_interrupted_is_resumed_here_or_there(tiny_cases, scheduler, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from harness.case import Case, RunSpec
-from harness.cluster import CaseUnit, Cluster, Stage
+from harness.cluster import CaseUnit, Cluster, Kept, Stage
 from harness.compiler import conversion_warning
 from harness.environments import select
 from harness.errors import HarnessError, InternalError, UnitLostError
@@ -45,6 +45,7 @@ class Built:
         recording: what the build computed.
         hashes: what its case is made of.
         warning: what a conversion silently changes.
+        kept: all that, where a worker of a scheduler keeps it for the builds that are compared with this one.
     """
 
     result: RunResult
@@ -52,10 +53,11 @@ class Built:
     recording: Recording = field(default_factory=Recording)
     hashes: CaseHashes = field(default_factory=CaseHashes)
     warning: str | None = None
+    kept: Kept[Built] | None = None
 
 
-First = Callable[[], Recording | None]
-"""What the first build of the first release computed; waits for it."""
+First = Callable[[], Built | None]
+"""The first build of the first release; waits for it. None if it computed nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class BuildUnit(CaseUnit["Lane", Built]):
         options: of the matrix.
         run: the run that the rows belong to.
         is_first: whether the others are compared with it.
-        first: what that one computed; None if it is this one, or failed.
+        first: that one; None if it is this one, or failed.
     """
 
     case: Case
@@ -80,7 +82,7 @@ class BuildUnit(CaseUnit["Lane", Built]):
     options: DriftOptions
     run: str
     is_first: bool = False
-    first: Recording | None = None
+    first: Built | None = None
 
     @property
     def title(self) -> str:
@@ -105,6 +107,10 @@ class BuildUnit(CaseUnit["Lane", Built]):
     def open(self) -> Lane:
         """See Unit."""
         return open_lane((self.release,), self.options)
+
+    def given(self, result: Built) -> BuildUnit:
+        """See Unit: the build that this one is compared with."""
+        return replace(self, first=result)
 
     def carry_out(self, desk: Lane, stage: Stage) -> Built:
         """See Unit."""
@@ -150,8 +156,9 @@ class Lane:
         result = result.with_timing("total", time.perf_counter() - start)
         bench = self.judge.bench(unit.case)
         hashes = hashes_of(bench)
-        other = kept(recording) if unit.is_first else first()
-        rows, warning = self._rows(unit, result, recording, other, bench)
+        other = Built(result, [], recording) if unit.is_first else first()
+        compared = other.recording if other is not None and other.recording.unobserved else None
+        rows, warning = self._rows(unit, result, recording, compared, bench)
         return Built(result, rows, recording if unit.is_first else Recording(), hashes, warning)
 
     def _rows(
@@ -184,10 +191,12 @@ class RemoteLane:
 
     def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: Stage, first: First) -> Built:
         """See Lane.carry_out; a build that its workers died of leaves a row that says so."""
-        if not unit.is_first:
-            unit = replace(unit, first=first())
         try:
-            return self._cluster.submit(unit, begin).result()
+            if unit.is_first:
+                kept = self._cluster.submit_kept(unit, begin).result()
+                return replace(kept.result, kept=kept)
+            other = first()
+            return self._cluster.submit(unit, begin, given=None if other is None else other.kept).result()
         except CancelledError:
             raise StoppedError from None
         except HarnessError as error:
@@ -197,11 +206,6 @@ class RemoteLane:
         bench = Workbench(unit.case, memory_budget=unit.options.memory_budget)
         common = described(unit, common_columns(unit.case, None, unit.run))
         return Built(result, rows_of(result, bench, Recording(), None, common))
-
-
-def kept(recording: Recording) -> Recording | None:
-    """What other builds are compared with: `recording`, unless it holds nothing."""
-    return recording if recording.unobserved else None
 
 
 def described(unit: BuildUnit, common: Row) -> Row:

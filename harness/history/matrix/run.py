@@ -33,7 +33,6 @@ from harness.history.matrix.lanes import (
     RemoteLane,
     StoppedError,
     hashes_of,
-    kept,
     opened_lanes,
 )
 from harness.history.matrix.options import DriftOptions, check_releases
@@ -208,7 +207,7 @@ class _Matrix:
 
     def part(self, case: Case, spec: RunSpec) -> list[Built]:
         """All builds of one case at one precision, on all releases, in their order."""
-        first: Future[Recording | None] = Future()
+        first: Future[Built | None] = Future()
         works = [partial(self.lane, lane, case, spec, first) for lane in self.lanes]
         by_release = {
             release: builds
@@ -223,7 +222,7 @@ class _Matrix:
         self.abort()
 
     def lane(
-        self, lane: Lane | RemoteLane, case: Case, spec: RunSpec, first: Future[Recording | None]
+        self, lane: Lane | RemoteLane, case: Case, spec: RunSpec, first: Future[Built | None]
     ) -> dict[str, list[Built]]:
         """The builds of the releases of one lane; `first` is to hold the first build of the first release."""
         try:
@@ -238,7 +237,7 @@ class _Matrix:
         case: Case,
         spec: RunSpec,
         release: str,
-        first: Future[Recording | None],
+        first: Future[Built | None],
     ) -> list[Built]:
         found: list[Built] = []
         taken, limit = 0.0, self.options.run_limit
@@ -251,8 +250,8 @@ class _Matrix:
             built, seconds = self.build(lane, unit, first)
             taken += seconds
             if is_first:
-                first.set_result(kept(built.recording))
-                built = replace(built, recording=Recording())
+                first.set_result(built if built.recording.unobserved else None)
+                built = replace(built, recording=Recording(), kept=None)
             found.append(built)
             if build.number == 0:
                 self.remember(built.result)
@@ -267,7 +266,7 @@ class _Matrix:
             self.done += self.options.repeats - built
 
     def build(
-        self, lane: Lane | RemoteLane, unit: BuildUnit, first: Future[Recording | None]
+        self, lane: Lane | RemoteLane, unit: BuildUnit, first: Future[Built | None]
     ) -> tuple[Built, float]:
         """Carry out one build, and how many seconds it took from when it began."""
         numbered = f"{unit.release} build {unit.build.number + 1}"
