@@ -75,8 +75,8 @@ class Kept(Generic[R]):
     """A result that its worker keeps as well, for as long as this is referred to, to give it to other workers."""
 
     result: R
-    future: Any
-    worker: _Worker
+    _future: Any
+    _worker: _Worker
 
 
 @dataclass(eq=False)
@@ -204,7 +204,7 @@ class Cluster:
         unit: Unit[D, R],
         started: Callable[[], None] = lambda: None,
         *,
-        given: Kept[Any] | None = None,
+        given: Kept[R] | None = None,
     ) -> Future[R]:
         """The future result of `unit`; `started` is called when a worker gets it.
 
@@ -346,7 +346,7 @@ class Cluster:
     def _hand_back(self, gone: _Worker) -> None:
         """Have units begun anew that may wait for what a worker kept that died; that is no fault of theirs."""
         for worker, (task, future) in list(self._running.items()):
-            if task.given is not None and task.given.worker == gone:
+            if task.given is not None and task.given._worker == gone:
                 del self._running[worker]
                 future.cancel()
                 self._waiting.appendleft(task)
@@ -412,13 +412,13 @@ class Cluster:
             return
         self._number += 1
         unit, given = task.unit, task.given
-        if given is not None and given.worker not in self._workers.values():
+        if given is not None and given._worker not in self._workers.values():
             unit, given = unit.given(given.result), None
         future = self._client.submit(
             remote.carry_out,
             self._client.id,
             unit,
-            None if given is None else given.future,
+            None if given is None else given._future,
             key=f"harness-{self._client.id}-{self._number}",
             workers=[worker.address],
             resources={GPU: 1} if task.unit.on_gpu and worker.gpus else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from harness.case import Case
 
@@ -56,8 +56,8 @@ class Unit(ABC, Generic[D, R]):
     def desk(self) -> Hashable:
         """What its desk depends on: units that have it in common share the desk."""
 
-    def given(self, result: Any) -> Self:
-        """This unit with the result of another one, which it needs."""
+    def given(self, result: R) -> Self:
+        """This unit with the result of one of its kind, which it needs."""
         raise NotImplementedError
 
     @abstractmethod
