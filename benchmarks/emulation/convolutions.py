@@ -5,6 +5,7 @@ A weakly typed release times its tactics, so that which of them adds up is known
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,6 +104,22 @@ def convolutions() -> Iterator[Convolution]:
     found = list(_convolutions())
     for place in np.random.RandomState(15).permutation(len(found)):
         yield found[place]
+
+
+def narrow() -> Iterator[Convolution]:
+    """Convolutions of few channels and filters, all together or in a group, which have tiles of their own."""
+    for channels, filters in itertools.product((16, 24, 32, 48, 64, 96, 128), (8, 16, 24, 32, 48)):
+        if channels in (32, 64) or filters in (16, 32):
+            yield Convolution(channels, filters)
+    for more in ({"kernel": 1}, {"kernel": 5}, {"batch": 4}, {"size": 8}, {"size": 56}, {"stride": 2}):
+        yield Convolution(32, 32, **more)
+    yield Convolution(64, 32, kernel=1)
+    yield Convolution(32, 128)
+    for groups, width, each in (
+        *((2, 64, 64), (4, 32, 32), (3, 16, 16), (3, 32, 32), (3, 8, 8), (8, 8, 16), (4, 32, 16)),
+        *((32, 2, 2), (16, 8, 8), (2, 16, 32), (4, 8, 32), (2, 24, 24), (2, 48, 48)),
+    ):
+        yield Convolution(groups * width, groups * each, groups=groups)
 
 
 def _convolutions() -> Iterator[Convolution]:

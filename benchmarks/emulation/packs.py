@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.emulation.convolutions import Convolution, convolutions
+from benchmarks.emulation.convolutions import Convolution, convolutions, narrow
 from benchmarks.emulation.sweep import CONVOLUTIONS, Product
 from benchmarks.spread import no_scheduler
 from harness.backends import Plan, TensorRTCandidate
+from harness.case import BuildOptions
 from harness.environments import Supervisor, select
 from harness.errors import HarnessError
 from harness.model import load_model
@@ -33,7 +34,7 @@ ROWS, COLUMNS = 24, 48
 CHANNELS, PIXELS = 8, 256
 """So much of an image is kept."""
 
-TOGETHER = {"alone": 1, "convolutions": 13}
+TOGETHER = {"alone": 1, "convolutions": 13, "narrow": 13}
 """So many are in one engine, of lists other than those of eight."""
 
 Measured = Product | Convolution
@@ -49,10 +50,12 @@ def main() -> int:
     parser.add_argument("--list", choices=sorted(LISTS), default="dense")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--pinned", action="store_true", help="ask for FP16 at every layer")
     options = parser.parse_args()
     number, parts = map(int, options.part.split("/"))
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"{options.env}-{options.list}-{number}"
+    stem = options.out / f"{options.env}-{options.list}{'-pinned' * options.pinned}-{number}"
+    plan = Plan(Precision.FP16, build=BuildOptions(pin_precision=True) if options.pinned else BuildOptions())
     until, arrays = time.monotonic() + options.seconds, {}
     supervisor = Supervisor(select(options.env))
     together = TOGETHER.get(options.list, 8)
@@ -66,7 +69,7 @@ def main() -> int:
             row |= {"environment": options.env, "release": supervisor.probe().tensorrt}
             start = time.perf_counter()
             try:
-                found, layers = _run(supervisor, chosen)
+                found, layers = _run(supervisor, chosen, plan)
                 arrays |= found
                 row |= {"layers": layers}
             except HarnessError as error:
@@ -142,6 +145,18 @@ def rows() -> Iterator[Product]:
             yield Product("last", 1, k, n)
 
 
+def borders_of_rows() -> Iterator[Product]:
+    """Products of one row about the sizes where generated code ends, and several products of one row each."""
+    sizes = itertools.product(
+        (160, 192, 256, 320, 384, 512, 1024, 2048, 4096),
+        (256, 320, 384, 448, 512, 576, 640, 704, 768, 896, 1024),
+    )
+    yield from (Product("weights", 1, k, n) for k, n in sizes if 3 << 15 <= k * n <= 1 << 19)
+    for b, k, n in itertools.product((2, 4, 16), (64, 128, 160, 192, 256, 512), (64, 192, 256, 512)):
+        yield Product("weights", 1, k, n, b)
+        yield Product("both", 1, k, n, b)
+
+
 def weak() -> Iterator[Product]:
     """What a weakly typed release, which times its tactics, can be asked for in minutes; most telling first."""
     for k, n, m in itertools.product((1024, 4096, 256), (64, 512, 2048), (16, 128, 1024, 1)):
@@ -178,18 +193,20 @@ LISTS: dict[str, Callable[[], Iterator[Measured]]] = {
     "residual": residual,
     "dense": dense,
     "rows": rows,
+    "borders-of-rows": borders_of_rows,
+    "narrow": narrow,
     "weak": weak,
     "alone": alone,
 }
 
 
 def _run(
-    supervisor: Supervisor, products: Sequence[Measured]
+    supervisor: Supervisor, products: Sequence[Measured], plan: Plan
 ) -> tuple[dict[str, np.ndarray], list[list[object]]]:
     proto, feeds = pack(products)
     model = load_model(proto, name="products")
     candidate = TensorRTCandidate(supervisor.environment, model, supervisor=supervisor)
-    evaluation = candidate.evaluate(Plan(Precision.FP16), feeds)
+    evaluation = candidate.evaluate(plan, feeds)
     candidate.close()
     assert evaluation.engine is not None
     found = {}

@@ -14,7 +14,7 @@ from cases.models.graph import Graph
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 FUNCTIONS = ("Tanh", "Sigmoid", "Exp", "Erf", "Sqrt", "Reciprocal", "Log", "Softplus", "Sin")
-ROWS = ((16, 16), (32, 64), (128, 256), (256, 256), (256, 512), (512, 128))
+ROWS = ((16, 16), (32, 64), (128, 256), (256, 256), (256, 512), (512, 128), (144, 96), (192, 160))
 """How wide the state and the input are of layers of one row, whose products may be generated code."""
 
 
