@@ -8,6 +8,7 @@ from harness.case import Case, read_document
 from harness.compiler import RULES
 from harness.conversion.exports import DIFFERS, FAILED, FROZEN
 from harness.conversion.kernels import KERNEL_CODES
+from harness.conversion.masks import MASK_BEYOND
 from harness.conversion.scales import SCALE_CODES
 from harness.errors import CaseFileError, Mistake, UsageError
 from harness.text import suggestion
@@ -26,7 +27,7 @@ NOT_STARTED, ASSUMED_SHAPE, KEPT = "not-started", "assumed-shape", "kept-in-fp32
 
 def finding_codes() -> tuple[str, ...]:
     """All codes that a finding can have. They are stable: one that is gone, or has another meaning, is a change."""
-    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS, FROZEN)
+    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS, FROZEN, MASK_BEYOND)
     return tuple(sorted({*own, *KERNEL_CODES, *SCALE_CODES, *(rule.code for rule in RULES)}))
 
 

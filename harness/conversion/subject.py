@@ -24,6 +24,7 @@ from harness.conversion.codes import ASSUMED_SHAPE, FAILURE_CODES, KEPT
 from harness.conversion.examination import Blamed, Examination, outcome_of
 from harness.conversion.findings import EnvironmentResult, Finding, FoundBy, NodeFate, Outcome
 from harness.conversion.kernels import fates_of, kernel_findings
+from harness.conversion.masks import mask_findings
 from harness.conversion.parts import Parts
 from harness.conversion.scales import scale_findings
 from harness.conversion.splitting import split as split_model
@@ -164,6 +165,7 @@ class Subject:
         found += self._not_asked(examination, holding, environment.name)
         found += [self._kept(name, environment.name) for name in report.kept]
         found += [each for each in scales if each.kind not in STOPS]
+        found += mask_findings(self.model, self.graph, self.precision, environment.name)
         fates: tuple[NodeFate, ...] = ()
         if report.kernels is not None:
             fates = fates_of(self.model, report.kernels, self.precision)

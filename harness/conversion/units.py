@@ -13,6 +13,7 @@ from harness.conversion.codes import NOT_STARTED
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import exported
 from harness.conversion.findings import CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
+from harness.conversion.masks import mask_findings
 from harness.conversion.scales import scale_findings
 from harness.conversion.subject import Subject, load_case, of_rule, worst_first
 from harness.environments import close_shared, select
@@ -102,14 +103,15 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         if model is None:
             return None, CheckResult(self.target, case.name, self.precision, "", 0, faults)
         subject = Subject.of(case, model, self.precision, is_asked=self.environment is not None)
-        found = worst_first([*faults, *map(of_rule, subject.matches), *scale_findings(model, subject.graph)])
+        found = [*faults, *map(of_rule, subject.matches), *scale_findings(model, subject.graph)]
+        found += mask_findings(model, subject.graph, self.precision)
         return subject, CheckResult(
             self.target,
             case.name,
             self.precision,
             model.sha256,
             len(model.nodes),
-            found,
+            worst_first(found),
             expected=case.findings,
         )
 

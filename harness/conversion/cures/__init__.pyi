@@ -12,3 +12,5 @@ from .fixing import write_fixed as write_fixed
 from .proof import Proof as Proof
 from .proof import prove as prove
 from .rules import CURES as CURES
+from .rules import Breaks as Breaks
+from .rules import masking_numbers as masking_numbers

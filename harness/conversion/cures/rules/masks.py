@@ -6,8 +6,9 @@ is bounded by the safe number: so a row that is masked throughout is even, as wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 import onnx_ir as ir
@@ -50,39 +51,140 @@ class _Uses:
         switches: inputs of the model that are masks of 0 and 1.
         chosen: inputs that stand beside scores in a Where or a Max.
         added: nodes that add a mask to scores.
+        multiplied: whether a switch that depends on inputs multiplies it on the way.
     """
 
     switches: frozenset[str]
     chosen: set[tuple[ir.Node, int]] = field(default_factory=set)
     added: set[ir.Node] = field(default_factory=set)
+    multiplied: bool = False
+
+
+class Breaks(StrEnum):
+    """What becomes NaN where a number that masks is infinite."""
+
+    NOTHING = "nothing"
+    """The mask is made of constants, and leaves something in each row."""
+    ROWS = "rows"
+    """Rows that are masked throughout."""
+    PRODUCT = "product"
+    """Its product with a mask that is 0."""
+    RAISED = "raised"
+    """Rows with a score that it raises."""
+
+
+@dataclass(frozen=True)
+class MaskingNumber:
+    """A large constant that lowers scores before a Softmax, or raises them, and the node that reads or repeats it.
+
+    Args:
+        node: name of the node.
+        value: the largest of its finite numbers, by magnitude.
+        breaks: what becomes NaN where it is infinite.
+    """
+
+    node: str
+    value: float
+    breaks: Breaks
+
+
+@dataclass(frozen=True)
+class _Masking:
+    """A constant that masks: the node that reads it, as which input (-1: it repeats it), and where it goes."""
+
+    node: ir.Node
+    index: int
+    turned: bool
+    values: np.ndarray
+    uses: _Uses
+    raises: bool = False
+
+
+def masking_numbers(model: Model) -> tuple[MaskingNumber, ...]:
+    """Every large finite number that lowers scores or raises them, where all that it comes to is a Softmax."""
+    found = []
+    for each in _masking(with_shapes(model), switches_of(model), raising=True):
+        finite = each.values[np.isfinite(each.values)].astype(np.float64)
+        if finite.size:
+            largest = float(finite[np.abs(finite).argmax()])
+            found.append(MaskingNumber(str(each.node.name), largest, _breaks(each)))
+    return tuple(found)
+
+
+def _breaks(masking: _Masking) -> Breaks:
+    uses = masking.uses
+    if uses.multiplied:
+        return Breaks.PRODUCT
+    if masking.raises:
+        return Breaks.RAISED
+    masks = [each for node in uses.added for each in node.inputs if _is_mask(each, uses.switches)]
+    masks += [node.inputs[index] for node, index in uses.chosen if node.op_type == "Attention"]
+    rows = [_masks_a_row(each, lambda values: values.astype(np.float32) < SAFE) for each in masks]
+    where = [(node.inputs[0], index == 1) for node, index in uses.chosen if node.op_type == "Where"]
+    rows += [_masks_a_row(each, np.asarray if taken else np.logical_not) for each, taken in where]
+    return Breaks.ROWS if any(rows) else Breaks.NOTHING
+
+
+def _masks_a_row(mask: ir.Value | None, is_masked: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Whether a mask may leave nothing in a row: a constant that is known does or does not, what is computed from
+    constants and sizes alone is made not to, and of what depends on inputs nobody knows."""
+    tensor = None if mask is None else ir.convenience.get_const_tensor(mask)
+    if tensor is None:
+        return _depends_on_inputs(mask)
+    values = tensor.numpy()
+    return bool(values.ndim and values.size and is_masked(values).all(axis=-1).any())
+
+
+def _depends_on_inputs(value: ir.Value | None) -> bool:
+    """Whether a value is computed from what inputs hold, not from constants and sizes alone."""
+    waiting, seen = [value] if value is not None else [], set()
+    while waiting:
+        each = waiting.pop()
+        node = each.producer()
+        if each in seen or each.is_initializer() or (node is not None and node.op_type in ("Shape", "Size")):
+            continue
+        if node is None:
+            return True
+        seen.add(each)
+        waiting += [source for source in node.inputs if source is not None]
+    return False
 
 
 def safe_masks(model: Model, refused: frozenset[str] | None) -> Transformed | None:
     """Every number that masks, where all that it comes to is a Softmax."""
     graph = with_shapes(model)
-    uses = _Uses(switches_of(model))
-    lowered: list[tuple[ir.Node, int, bool]] = []
+    lowered = list(_masking(graph, switches_of(model)))
+    if not lowered:
+        return None
+    chosen = set().union(*(each.uses.chosen for each in lowered))
+    added = dict.fromkeys(node for each in lowered for node in each.uses.added)
+    for each in lowered:
+        number = SAFE if (each.node, each.index) in chosen else _ADDED
+        _lower(graph.graph, each.node, each.index, number, turned=each.turned)
+    for node in added:
+        _bound(graph.graph, node)
+    names = [str(each.node.name) for each in lowered] + [str(node.name) for node in added]
+    return Transformed(graph, tuple(dict.fromkeys(names)))
+
+
+def _masking(graph: ir.Model, switches: frozenset[str], *, raising: bool = False) -> Iterator[_Masking]:
+    """The constants that mask; with `raising`, also those that raise what is left."""
     for node in graph.graph:
         if node.op_type == "ConstantOfShape":
-            if _masks(_filled(node)) and _follow(node.outputs[0], uses, set()):
-                lowered.append((node, -1, False))
+            values, uses = _filled(node), _Uses(switches)
+            if values is not None and _masks(values) and _follow(node.outputs[0], uses, set()):
+                yield _Masking(node, -1, False, values, uses)
             continue
         for index, value in enumerate(node.inputs):
             values = None if value is None else _constant(value)
             if values is None:
                 continue
-            turned = node.op_type == "Mul" and is_less_one(node.inputs[1 - index], uses.switches)
-            if _masks(-values if turned else values) and _reaches(node, index, uses, turned=turned):
-                lowered.append((node, index, turned))
-    if not lowered:
-        return None
-    for node, index, turned in lowered:
-        number = SAFE if (node, index) in uses.chosen else _ADDED
-        _lower(graph.graph, node, index, number, turned=turned)
-    for node in uses.added:
-        _bound(graph.graph, node)
-    names = [str(node.name) for node, *_ in lowered] + [str(node.name) for node in uses.added]
-    return Transformed(graph, tuple(dict.fromkeys(names)))
+            turned = node.op_type == "Mul" and is_less_one(node.inputs[1 - index], switches)
+            uses = _Uses(switches)
+            raises = not _masks(-values if turned else values)
+            large = not raises or (raising and _masks(values if turned else -values))
+            if large and _reaches(node, index, uses, turned=turned):
+                yield _Masking(node, index, turned, values, uses, raises)
 
 
 def switches_of(model: Model) -> frozenset[str]:
@@ -125,12 +227,10 @@ def _reaches(node: ir.Node, index: int, uses: _Uses, *, turned: bool) -> bool:
         uses: gets where.
         turned: whether it is positive, and times mask − 1.
     """
-    found = _Uses(uses.switches)
-    if not (_follow(node.outputs[0], found, set()) if turned else _passes(node, index, found, set())):
-        return False
-    uses.chosen |= found.chosen
-    uses.added |= found.added
-    return True
+    if not turned:
+        return _passes(node, index, uses, set())
+    uses.multiplied = any(map(_depends_on_inputs, node.inputs))
+    return _follow(node.outputs[0], uses, set())
 
 
 def _follow(value: ir.Value, uses: _Uses, seen: set[ir.Value]) -> bool:
@@ -160,6 +260,7 @@ def _passes(node: ir.Node, index: int, uses: _Uses, seen: set[ir.Value]) -> bool
         uses.added.add(node)
         return _only_softmax(node.outputs[0], set())
     elif node.op_type == "Mul":
+        uses.multiplied |= any(map(_depends_on_inputs, others))
         return all(is_switch(each, uses.switches) for each in others) and _follow(node.outputs[0], uses, seen)
     elif node.op_type == "Equal":
         return _are_masks(others, uses)
