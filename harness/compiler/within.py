@@ -202,10 +202,7 @@ def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str
 def _in_steps(node: NodeInfo, model: Model) -> bool:
     """Whether the steps of a node are known: not of one with statistics as outputs, nor of an unusual layer."""
     if node.op in _RECURRENT:
-        left = model.shapes.get(node.inputs[0], ())
-        # Generated code for one row was measured of an LSTM alone.
-        one_row = node.op != "LSTM" and len(left) == 3 and left[1] == 1
-        return not one_row and is_plain_recurrent(model.ir_nodes[node.name])
+        return is_plain_recurrent(model.ir_nodes[node.name])
     return not any(node.outputs[1:])
 
 

@@ -374,6 +374,74 @@ def test_a_recurrent_layer_in_steps_is_the_model_in_numpy(kind: str, direction: 
         assert given["h"].shape == (both, 3, hidden)
 
 
+def one_row(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """One row times a matrix, each product of two numbers rounded."""
+    return rounded(rounded(left.T * right).sum(axis=0, keepdims=True))
+
+
+def at_once(read: np.ndarray, w: np.ndarray, state: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Two products of one row, added up at once."""
+    made, kept = read.T * w, rounded(state.T * r)
+    made = made if made.shape == kept.shape else rounded(made)
+    count = max(len(made), len(kept))
+    made, kept = (np.pad(each, ((0, count - len(each)), (0, 0))) for each in (made, kept))
+    return rounded(rounded(made + kept).sum(axis=0, keepdims=True))
+
+
+def rnn_of_one_row(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray, both: bool) -> np.ndarray:
+    bias, state, states = rounded(b[: len(w)] + b[len(w) :]), np.zeros((1, r.shape[1])), []
+    for read in x:
+        apart = rounded(rounded(read @ w.T) + one_row(state, r.T))
+        gates = apart if both else at_once(read, w.T, state, r.T)
+        states.append(state := rounded(np.tanh(rounded(gates + bias))))
+    return np.stack(states)
+
+
+def gru_of_one_row(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray, both: bool) -> np.ndarray:
+    hidden = r.shape[1]
+    state, states = np.zeros((1, hidden)), []
+    (of_read, of_state), of_gates, new = np.split(b, 2), slice(0, 2 * hidden), slice(2 * hidden, None)
+    for read in x:
+        given = rounded(read @ w.T) if both else one_row(read, w.T)
+        gates = rounded(given[:, of_gates] + one_row(state, r[of_gates].T))
+        gates = rounded(sigmoid(rounded(rounded(gates + of_read[of_gates]) + of_state[of_gates])))
+        update, reset = np.split(gates, 2, axis=1)
+        kept = rounded(given[:, new] + one_row(rounded(reset * state), r[new].T))
+        made = rounded(kept + rounded(of_read[new] + of_state[new]))
+        state = rounded(rounded(update * state) + rounded(1 - update) * rounded(np.tanh(made)))
+        states.append(state)
+    return np.stack(states)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("op", "width"), [("RNN", 24), ("RNN", 40), ("RNN", 16), ("GRU", 40)])
+def test_the_products_of_one_row_are_generated_code(op: str, width: int, direction: str) -> None:
+    both, hidden, gates = 2 if direction == "bidirectional" else 1, 24, GATES[op]
+    x = values(5, 1, width)
+    weights = {
+        "w": values(both, gates * hidden, width) / 16,
+        "r": values(both, gates * hidden, hidden) / 16,
+        "b": rounded(values(both, 2 * gates * hidden) / 16).astype(np.float32),
+    }
+    node = helper.make_node(op, ["x", "w", "r", "b"], ["y"], "step", hidden_size=hidden, direction=direction)
+    outputs = {"y": [5, both, 1, hidden]}
+    model = load_model(
+        graph_model([node], inputs={"x": list(x.shape)}, outputs=outputs, weights=weights, opset=14)
+    )
+    arithmetic = Arithmetic(fp16_sums(model, model.shapes), steps={"step": True})
+    unrolled = {"RNN": rnn_of_one_row, "GRU": gru_of_one_row}[op]
+    expected = []
+    for place, reverse in enumerate({"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[direction]):
+        read = x[::-1] if reverse else x
+        found = unrolled(read, *(weights[name][place].astype(np.float64) for name in "wrb"), both == 2)
+        expected.append(found[::-1] if reverse else found)
+    wanted = np.stack(expected, axis=1)
+    for switched in (False, True):
+        graph = lower(model, Precision.FP16, ["y"], switched=switched, arithmetic=arithmetic)
+        given = GraphRunner(model, graph, Precision.FP16, {}).run({"x": x}, ["step"])
+        assert np.mean(given["y"] == wanted) > 0.97
+
+
 @pytest.mark.parametrize(
     ("release", "taken"),
     [("1.4.0.76", None), ("1.6.9.1", None), ("1.3.0.1", "1.4"), ("1.7.1.116", "1.6"), ("2.0.0.1", "1.6")],

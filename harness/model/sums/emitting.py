@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from harness.model.rounding import Emitter
-from harness.model.sums.recurrent import RECURRENT, emit_recurrent
+from harness.model.sums.recurrent import RECURRENT, OneRow, emit_recurrent
 
 DEPTH = 16
 """So many products are added exactly: the depth of one instruction of a tensor core."""
@@ -42,6 +42,7 @@ class Summation:
             power of two to the first ones, and then those of the second half to those of the first, until one is left.
         rounds_products: each product of two numbers is rounded, and they are added in FP32: generated code for one row.
         recurrent: it is that of a recurrent layer, which is added up so where it is computed in steps.
+        one_row: of a recurrent layer of one row, what of it is generated code.
         reads: shapes of its first two inputs.
         writes: shape of its output.
         scaled: which of its inputs was multiplied by a constant that the kernel multiplies the sum by instead.
@@ -53,6 +54,7 @@ class Summation:
     parts: int = 1
     rounds_products: bool = False
     recurrent: bool = False
+    one_row: OneRow | None = None
     scaled: int | None = None
     scale: float = 1.0
 
@@ -107,10 +109,9 @@ class Arithmetic:
         """
         how = self.sums.get(name)
         if node.op_type in RECURRENT:
-            deep = how is not None and not how.rounds_products
-            one_row = how is not None and how.rounds_products
+            one_row = None if how is None else how.one_row
+            depth = DEPTH if how is not None and one_row is None else 0
             width = how.reads[0][-1] if how is not None else 0
-            depth = DEPTH if deep else 0
             return emit_recurrent(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
         if how is not None:
             return (emit_sum(emit, node, how, opset, round),)
@@ -257,7 +258,7 @@ class _Sum:
         if len(columns) == 2:  # one product, whatever the rows are called
             rows = (math.prod(rows[:-1]), rows[-1])
         if self.how.rounds_products:
-            return self.one_row(left, right, rows[-1])
+            return self.one_row(left, right, (*(rows[:-2] if len(columns) > 2 else ()), rows[-1], 1))
         terms, parts = rows[-1], self.how.parts
         longest = max(end - start for start, end in parts_of(terms, parts)) if parts > 1 else terms
         blocks = math.ceil(longest / DEPTH)
@@ -281,8 +282,10 @@ class _Sum:
         around = self.how.writes[:-2] if batch else ()
         return self.joined(self.scanned(left, right, (parts, *around, rows[-2], columns[-1])))
 
-    def one_row(self, left: str, right: str, terms: int) -> str:
-        products = self.emit.add("Mul", self.shaped(left, (terms, 1)), right)
+    def one_row(self, left: str, right: str, turned: Shape) -> str:
+        """One row of each of a batch, seen as columns of the shape `turned`, times a matrix."""
+        terms = turned[-2]
+        products = self.emit.add("Mul", self.shaped(left, turned), right)
         ones = self.emit.constant(f"ones{terms}", np.ones((1, terms), np.float32))
         return self.emit.add("MatMul", ones, self.round(self.emit, products))
 

@@ -17,17 +17,17 @@ import numpy as np
 
 from harness.model.model import Model, NodeInfo
 from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
-from harness.model.sums.recurrent import RECURRENT
+from harness.model.sums.recurrent import RECURRENT, OneRow
 from harness.tensors import from_json
 from harness.worker.protocol import TENSORRT_RTX
 
 Shapes = Mapping[str, tuple[int | str | None, ...]]
 SUMMED = frozenset({"MatMul", "Gemm", "Conv"}) | RECURRENT
 
-ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED, ROUNDED_WEIGHTS = 4096, 384, 128, 1 << 18
-"""One row times up to so many terms by so many columns, or by fewer weights than that, is generated code that rounds
-each product of two numbers and adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in
-FP32."""
+ALWAYS_ROUNDED, ROUNDED_TERMS, ROUNDED_COLUMNS, ROUNDED_WEIGHTS = 256, 4096, 512, 1 << 17
+"""One row times fewer terms than the first, whatever the columns, or up to so many terms by fewer columns, those of a
+whole batch, is generated code that rounds each product of two numbers and adds in FP32. So is one row alone times so
+many weights. Other rows are added up in FP32."""
 
 SPLIT_TERMS, SHORTEST, FEW_ROWS = 768, 256, 16
 """With fewer terms no product was split, and no part was shorter; up to so many rows are one tile."""
@@ -156,8 +156,9 @@ def _summation(
         return None
     attributes = {name: each.value for name, each in inner.attributes.items()}
     if node.op in RECURRENT:
-        one_row = node.op == "LSTM" and left[1] == 1
-        return Summation((left, right), (), rounds_products=one_row, recurrent=True)
+        how = _one_row(node.op, left, right, attributes) if left[1] == 1 else None
+        rounds = how is not None and (how.read or how.state or how.new)
+        return Summation((left, right), (), rounds_products=rounds, recurrent=True, one_row=how)
     if node.op == "Conv":
         wide = len(left) > 2 and right[1] > 1 and right[1] * math.prod(right[2:]) > DEPTH
         return Summation((left, right), _convolved(left, right, attributes)) if wide else None
@@ -170,8 +171,8 @@ def _summation(
     out = (*around, *((rows,) if len(left) > 1 else ()), columns)
     if len(right) == 2:
         rows, around = math.prod(left) // terms, ()
-    if rows == 1 and not around:
-        plain = product == TENSORRT_RTX and rounds_products(terms, columns)
+    if rows == 1:
+        plain = product == TENSORRT_RTX and rounds_products(terms, columns, math.prod(around))
         plain = plain and not (attributes.get("transA") or attributes.get("transB"))
         return Summation((left, right), out, rounds_products=True) if plain else None
     if terms <= DEPTH:
@@ -180,10 +181,36 @@ def _summation(
     return Summation((left, right), out, parts)
 
 
-def rounds_products(terms: int, columns: int) -> bool:
-    """Whether one row times `columns` of `terms` is generated code that rounds each product of two numbers."""
-    few = terms * columns < ROUNDED_WEIGHTS and terms <= ROUNDED_TERMS
-    return terms <= ALWAYS_ROUNDED or few or (terms <= ROUNDED_TERMS and columns <= ROUNDED_COLUMNS)
+def _one_row(op: str, read: Shape, weights: Shape, attributes: Mapping[str, object]) -> OneRow:
+    """Which products of a recurrent layer of one row are generated code.
+
+    With two directions what is read times its weights is never.
+    """
+    directions, gates, width = weights
+    hidden = int(attributes["hidden_size"])  # type: ignore[call-overload]
+    alone = directions == 1
+    columns = gates
+    if op == "GRU" and not attributes.get("linear_before_reset"):
+        columns = 2 * hidden
+
+    def generated(terms: int, columns: int) -> bool:
+        return rounds_products(terms, columns, directions)
+
+    reads, state = alone and generated(width, gates), generated(hidden, columns)
+    new = op == "GRU" and columns != gates and generated(hidden, hidden)
+    return OneRow(reads, state, new, together=reads and state and op != "GRU")
+
+
+def rounds_products(terms: int, columns: int, batch: int = 1) -> bool:
+    """Whether one row times `columns` of `terms` is generated code that rounds each product of two numbers.
+
+    Args:
+        terms: so many products are added up.
+        columns: of the result.
+        batch: so many rows there are, each with columns of its own.
+    """
+    few = terms <= ROUNDED_TERMS and batch * columns < ROUNDED_COLUMNS
+    return terms < ALWAYS_ROUNDED or few or (batch == 1 and terms * columns <= ROUNDED_WEIGHTS)
 
 
 def _convolved(image: Shape, filters: Shape, attributes: Mapping[str, object]) -> Shape:
