@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 from graphs import graph_model
-from models import feeds, rmsnorm
 from onnx import helper
 from report_models import (
     detection_head,
@@ -27,7 +26,6 @@ from rich.console import Console
 from cases.models.graph import Graph
 from cases.models.layers import linear
 from harness import compare
-from harness.case import Tolerance
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe, diagnose, diagnose_model
 from harness.diagnosis.results import Mend
 from harness.judge import Given, Hiding, Verdict
@@ -95,13 +93,10 @@ def test_an_island_that_is_known_to_fail_on_fresh_samples_is_not_handed_over(tmp
         assert all(name in text for name in found.culprits)
 
 
-def test_where_errors_add_up_the_island_is_called_fitted_and_the_wider_one_is_offered() -> None:
-    model = rmsnorm()
-    samples = feeds(model)
-    whole = diagnose_model(model, samples, Precision.FP16, tolerances=[Tolerance(nrmse=1e-9)])
-    assert whole.before is not None
-    error = max(output.metrics.nrmse for output in whole.before.outputs)
-    found = diagnose_model(model, samples, Precision.FP16, tolerances=[Tolerance(nrmse=error * 0.7)])
+def test_where_errors_add_up_the_island_is_called_fitted_and_the_wider_one_is_offered(
+    adding_up: Diagnosis,
+) -> None:
+    found = adding_up
     assert found.origins[0].accumulates
     assert found.minimal
     assert found.fresh_passed < found.fresh_samples
