@@ -17,7 +17,7 @@ from harness.case.inputs import (
     UniformFill,
 )
 from harness.errors import InputDataError
-from harness.tensors import is_float, is_integer
+from harness.tensors import is_float
 
 DrawnFill = UniformFill | NormalFill | IntegersFill | PositionsFill | MaskFill | ConstantFill
 
@@ -80,8 +80,7 @@ def _floats(
 
 def _integers(fill: IntegersFill, shape: Shape, dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
     low, high = fill.low, fill.high - 1
-    integer = dtype if is_integer(dtype) else np.dtype(np.int64)
-    smallest, largest = (0, 1) if dtype.kind == "b" else _limits(integer)
+    smallest, largest = _limits(np.dtype(np.int64) if is_float(dtype) else dtype)
     if low < smallest or high > largest:
         raise InputDataError(f"whole numbers from {low} to {high} do not fit {dtype.name}")
     wide = np.uint64 if dtype == np.uint64 else np.int64
@@ -92,7 +91,7 @@ def _integers(fill: IntegersFill, shape: Shape, dtype: np.dtype, random: np.rand
 def _positions(fill: PositionsFill, shape: Shape, dtype: np.dtype) -> np.ndarray:
     row = np.arange(shape[-1] if shape else 1) % (fill.high or np.iinfo(np.int64).max)
     largest = int(row.max(initial=0))
-    if not is_float(dtype) and largest > (1 if dtype.kind == "b" else _limits(dtype)[1]):
+    if not is_float(dtype) and largest > _limits(dtype)[1]:
         raise InputDataError(f"positions up to {largest} do not fit {dtype.name}")
     return np.broadcast_to(row if shape else row[0], shape).astype(dtype)
 
@@ -108,15 +107,16 @@ def _mask(fill: MaskFill, shape: Shape, dtype: np.dtype) -> np.ndarray:
 def _constant(value: bool | int | float, shape: Shape, dtype: np.dtype) -> np.ndarray:
     if is_float(dtype):
         return _cast(np.full(shape, value, np.float64), dtype)
-    smallest, largest = (0, 1) if dtype.kind == "b" else _limits(dtype)
+    smallest, largest = _limits(dtype)
     if not (float(value).is_integer() and smallest <= value <= largest):
         raise InputDataError(f"the constant {value} does not fit {dtype.name}")
     return np.full(shape, int(value)).astype(dtype)
 
 
 def _limits(dtype: np.dtype) -> tuple[int, int]:
-    if dtype.kind in "iu":
-        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    """The smallest and the largest value of whole numbers or booleans."""
+    if dtype.kind == "b":
+        return 0, 1
     import ml_dtypes
 
     return int(ml_dtypes.iinfo(dtype).min), int(ml_dtypes.iinfo(dtype).max)

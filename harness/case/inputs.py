@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from harness.case.scalars import Bool, Float, Frozen, Int, Text, describe, examples, mistake, one_or_list
 
@@ -32,19 +32,24 @@ DType = Literal[
 ]
 
 
+_Number = TypeVar("_Number", int, float)
+
+
+def _above_low(high: _Number, info: ValidationInfo) -> _Number:
+    low = info.data.get("low")
+    if low is not None and not high > low:
+        raise mistake(f"must be above `low`, which is {low}, not {high}")
+    return high
+
+
 class UniformFill(Frozen):
     """Floats drawn evenly from `low` ≤ x < `high`."""
 
     kind: Literal["uniform"] = "uniform"
     low: Float = 0.0
     """Smallest value."""
-    high: Float = 1.0
+    high: Annotated[Float, AfterValidator(_above_low)] = 1.0
     """Upper end, itself not drawn."""
-
-    @field_validator("high")
-    @classmethod
-    def _ordered(cls, high: float, info: ValidationInfo) -> float:
-        return _above_low(high, info)
 
 
 class NormalFill(Frozen):
@@ -63,13 +68,8 @@ class IntegersFill(Frozen):
     kind: Literal["integers"] = "integers"
     low: Int = 0
     """Smallest value."""
-    high: Int = 2
+    high: Annotated[Int, AfterValidator(_above_low)] = 2
     """Upper end, itself not drawn: for token ids the size of the vocabulary."""
-
-    @field_validator("high")
-    @classmethod
-    def _ordered(cls, high: int, info: ValidationInfo) -> int:
-        return _above_low(high, info)
 
 
 class PositionsFill(Frozen):
@@ -190,16 +190,6 @@ class InputSpec(Frozen):
     def concrete_shape(self) -> Shape | None:
         """The shape that the case gives to the data: `shape`, else `opt`."""
         return self.shape if self.shape is not None else self.opt
-
-
-_Number = TypeVar("_Number", int, float)
-
-
-def _above_low(high: _Number, info: ValidationInfo) -> _Number:
-    low = info.data.get("low")
-    if low is not None and not high > low:
-        raise mistake(f"must be above `low`, which is {low}, not {high}")
-    return high
 
 
 def _check_order(name: str, other: Shape | None, value: Shape | None, *, below: bool) -> None:

@@ -128,18 +128,14 @@ def _read(path: Path) -> tuple[Case | None, Document, list[Mistake]]:
     document = read_document(path)
     mistakes = list(document.mistakes)
     body = None
-    if document.data is None:
-        if not mistakes:
-            mistakes.append(document.mistake((), "a case is a mapping of keys, this is empty"))
-    elif not isinstance(document.data, dict):
-        if not mistakes:
-            found = describe(document.data)
-            mistakes.append(document.mistake((), f"a case is a mapping of keys, this is {found}"))
-    else:
+    if isinstance(document.data, dict):
         try:
             body = CaseBody.model_validate(document.data)
         except ValidationError as error:
             mistakes += explain(error, CaseBody, document)
+    elif not mistakes:
+        found = describe(document.data)
+        mistakes.append(document.mistake((), f"a case is a mapping of keys, this is {found}"))
     mistakes += _cut_texts(document)
     if body is None or mistakes:
         return None, document, mistakes
@@ -158,27 +154,22 @@ def _cut_texts(document: Document) -> list[Mistake]:
 
 
 def _missing_files(case: Case, document: Document) -> list[Mistake]:
-    mistakes = []
-    if case.model.path is not None and not case.resolve(case.model.path).is_file():
-        near = _near_file(case.resolve(case.model.path))
-        mistakes.append(document.mistake(("model", "path"), f"no such file: {case.model.path}{near}"))
-    source = case.reference
-    named: list[tuple[Location, str]] = [(("data", place), path) for place, path in enumerate(case.data)]
-    if source is not None:
-        named += [(("reference", "path"), source.path)] if source.path else []
-        named += [(("reference", "outputs", place), path) for place, path in enumerate(source.outputs)]
-    for where, path in named:
-        if not case.resolve(path).is_file():
-            mistakes.append(document.mistake(where, f"no such file: {path}{_near_file(case.resolve(path))}"))
+    named: list[tuple[Location, str | None]] = [(("model", "path"), case.model.path)]
+    named += [(("data", place), path) for place, path in enumerate(case.data)]
+    if case.reference is not None:
+        named.append((("reference", "path"), case.reference.path))
+        named += [
+            (("reference", "outputs", place), path) for place, path in enumerate(case.reference.outputs)
+        ]
     for name, spec in case.inputs.items():
         files = spec.fill.path if isinstance(spec.fill, FileFill) else ()
-        for index, file in enumerate(files):
-            if not case.resolve(file).is_file():
-                near = _near_file(case.resolve(file))
-                at: Location = ("inputs", name, "fill", "path")
-                at = (*at, index) if len(files) > 1 else at
-                mistakes.append(document.mistake(at, f"no such file: {file}{near}"))
-    return mistakes
+        at: Location = ("inputs", name, "fill", "path")
+        named += [((*at, place) if len(files) > 1 else at, file) for place, file in enumerate(files)]
+    return [
+        document.mistake(where, f"no such file: {path}{_near_file(case.resolve(path))}")
+        for where, path in named
+        if path is not None and not case.resolve(path).is_file()
+    ]
 
 
 def _refused_builders(case: Case, document: Document) -> list[Mistake]:

@@ -78,6 +78,13 @@ def one_or_list(item: Any) -> BeforeValidator:
     return BeforeValidator(_as_list, json_schema_input_type=item | list[item])
 
 
+def short_for(key: str, *types: type, schema: Any) -> BeforeValidator:
+    """A validator that lets a value of one of `types` stand for the mapping that has it under `key` alone."""
+    return BeforeValidator(
+        lambda value: {key: value} if isinstance(value, types) else value, json_schema_input_type=schema
+    )
+
+
 Sha256 = Annotated[str, text_like(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]
 
 

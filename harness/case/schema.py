@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     JsonValue,
     ValidationInfo,
@@ -35,6 +34,7 @@ from harness.case.scalars import (
     examples,
     mistake,
     one_or_list,
+    short_for,
     text_like,
     version_in_range,
     version_range,
@@ -143,18 +143,7 @@ class ModelSource(Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
-        if len(given) != 1:
-            found = " and ".join(f"`{key}`" for key in given) or "none of them"
-            raise mistake(f"needs exactly one of `path`, `url`, `builder` and `torch`, has {found}")
-        if self.args is not None and given[0] not in ("builder", "torch"):
-            raise mistake(f"belong to `builder` or `torch`, not to `{given[0]}`", at=("args",))
-        if self.opset is not None and given[0] != "torch":
-            raise mistake(f"belongs to `torch`, not to `{given[0]}`", at=("opset",))
-        if self.exporter is not None and given[0] != "torch":
-            raise mistake(f"belongs to `torch`, not to `{given[0]}`", at=("exporter",))
-        if self.sha256 is not None and given[0] not in ("path", "url"):
-            raise mistake(f"belongs to `path` or `url`, not to `{given[0]}`", at=("sha256",))
+        _check_source(self, MODEL_SOURCES)
         return self
 
 
@@ -180,13 +169,31 @@ class ReferenceSource(Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [key for key in REFERENCE_SOURCES if getattr(self, key)]
-        if len(given) != 1:
-            found = " and ".join(f"`{key}`" for key in given) or "none of them"
-            raise mistake(f"needs exactly one of `path`, `outputs` and `torch`, has {found}")
-        if self.args is not None and given[0] != "torch":
-            raise mistake(f"belong to `torch`, not to `{given[0]}`", at=("args",))
+        _check_source(self, REFERENCE_SOURCES)
         return self
+
+
+_OF_SOURCES = {
+    "args": ("builder", "torch"),
+    "opset": ("torch",),
+    "exporter": ("torch",),
+    "sha256": ("path", "url"),
+}
+"""Keys that belong to some sources alone."""
+
+
+def _check_source(source: ModelSource | ReferenceSource, keys: Sequence[str]) -> None:
+    """Raise a mistake unless exactly one of `keys` is given, and beside it only what belongs to it."""
+    given = [f"`{key}`" for key in keys if getattr(source, key)]
+    if len(given) != 1:
+        *most, last = (f"`{key}`" for key in keys)
+        found = " and ".join(given) or "none of them"
+        raise mistake(f"needs exactly one of {', '.join(most)} and {last}, has {found}")
+    for key, every in _OF_SOURCES.items():
+        owners = [f"`{owner}`" for owner in every if owner in keys]
+        if getattr(source, key, None) is not None and given[0] not in owners:
+            verb = "belong" if key == "args" else "belongs"
+            raise mistake(f"{verb} to {' or '.join(owners)}, not to {given[0]}", at=(key,))
 
 
 class Metric(Frozen):
@@ -203,11 +210,6 @@ class Metric(Frozen):
     """Whether a higher or a lower score is better: `lower` for a word error rate."""
     args: dict[str, JsonValue] | None = None
     """Further keyword arguments."""
-
-
-def _expand_metric(value: Any) -> Any:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [{"function": each} if isinstance(each, str) else each for each in values]
 
 
 class RunSpec(Frozen):
@@ -341,23 +343,9 @@ class BuildOptions(Frozen):
     built with, and a run is an error when TensorRT does not take its choices."""
 
 
-def _expand_finding(value: Any) -> Any:
-    return {"code": value} if isinstance(value, str) else value
-
-
-def _expand_run(value: Any) -> Any:
-    return {"precision": value} if isinstance(value, str) else value
-
-
-def _expand_input(value: Any) -> Any:
-    return {"shape": value} if isinstance(value, (list, tuple)) else value
-
-
-Run = Annotated[RunSpec, BeforeValidator(_expand_run, json_schema_input_type=Precision | RunSpec)]
-Finding = Annotated[
-    ExpectedFinding, BeforeValidator(_expand_finding, json_schema_input_type=str | ExpectedFinding)
-]
-Input = Annotated[InputSpec, BeforeValidator(_expand_input, json_schema_input_type=list[int] | InputSpec)]
+Run = Annotated[RunSpec, short_for("precision", str, schema=Precision | RunSpec)]
+Finding = Annotated[ExpectedFinding, short_for("code", str, schema=str | ExpectedFinding)]
+Input = Annotated[InputSpec, short_for("shape", list, tuple, schema=list[int] | InputSpec)]
 
 DEFAULT_RUNS = (RunSpec(precision=Precision.FP32), RunSpec(precision=Precision.FP16))
 
@@ -398,8 +386,8 @@ class CaseBody(Frozen):
     tolerances: tuple[Tolerance, ...] = ()
     """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
     metric: Annotated[
-        tuple[Metric, ...],
-        BeforeValidator(_expand_metric, json_schema_input_type=Function | Metric | list[Function | Metric]),
+        tuple[Annotated[Metric, short_for("function", str, schema=Function | Metric)], ...],
+        one_or_list(Function | Metric),
     ] = ()
     """Metrics of the user's own, with a limit on their drop; one or a list."""
     build: BuildOptions = BuildOptions()

@@ -100,9 +100,8 @@ class UserFunction:
         self._stack.close()
         if error is None or isinstance(error, HarnessError):
             return
-        if (
-            self.line_of(error) is not None
-        ):  # raised by an object that the function has made, wherever harness used it
+        # Raised by an object that the function has made, wherever harness used it.
+        if self.line_of(error) is not None:
             raise self.blame(error) from error
 
     def __call__(self, **arguments: Any) -> Any:
@@ -124,9 +123,7 @@ class UserFunction:
             return self.within_limit(work)
         except HarnessError:
             raise
-        except (
-            BaseException
-        ) as error:  # one of the user's own, and KeyboardInterrupt: nobody else interrupts here
+        except BaseException as error:  # KeyboardInterrupt, too: nobody else interrupts here
             raise self.blame(error, verb) from error
 
     def within_limit(self, work: Callable[[], T]) -> T:
