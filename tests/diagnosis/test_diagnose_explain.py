@@ -268,8 +268,8 @@ def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reaso
 def test_values_below_the_smallest_normal_number_lose_digits_where_they_are_written_first() -> None:
     small = [4.1e-7, -8.7e-7, 1.13e-6]
     assert why(measured("Mul", [held("x", 0.41, -0.87)], held("y", *small), introduced=0.02), FP16) == (
-        "values of about 8.6e-7 are written: each is below 6.1e-5, the smallest normal FP16 value, where steps are "
-        "6e-8 however small a value is"
+        "it writes values of about 8.6e-7; each is below 6.1e-5, the smallest normal FP16 value: down there steps are "
+        "6e-8, however small a value is"
     )
     behind = measured("ReduceMean", [held("y", *small)], held("m", 6.1e-7), introduced=0.02)
     assert "smallest normal" not in why(behind, FP16), "what it reads had lost them already"

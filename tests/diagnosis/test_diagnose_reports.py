@@ -103,7 +103,7 @@ def test_where_errors_add_up_the_island_is_called_fitted_and_the_wider_one_is_of
     assert (found.widened, set(found.culprits) < set(found.wider)) == (0, True)
     said = [each.text for each in statements(found) if "fitted to its sample" in each.text]
     assert len(said) == 1
-    assert said[0].endswith("in FP32, too, it passes on all of them")
+    assert said[0].endswith("in FP32 as well, it passes on all of them")
 
 
 def norm_beside_cancellation() -> onnx.ModelProto:
@@ -197,7 +197,7 @@ def test_places_that_a_residual_hides_are_listed_with_the_island_that_mends_them
     assert text.startswith(
         "4 more places overflow the same way, hidden by the residual: b0_sq (Mul), b1_sq (Mul), "
     )
-    assert f"FP32 at {len(found.hidden_island)} nodes cures them all" in text
+    assert f"keeping {len(found.hidden_island)} nodes in FP32 cures them all" in text
     assert told(found, "where").startswith("it shows at b4_sq (Mul)")
     assert not any("export the norm" in advice for advice in found.advice), (
         "it has no epsilon: no operator is that"
@@ -219,8 +219,8 @@ def test_where_nothing_is_wrong_what_is_hidden_is_said_all_the_same(tmp_path: Pa
 def test_one_place_that_is_hidden_is_told_in_the_singular(tmp_path: Path) -> None:
     found = diagnosed(residual_norms(blocks=1), tmp_path)
     said = told(found, "hidden")
-    assert said.startswith("1 place overflows, hidden by the residual: b0_sq (Mul); FP32 at ")
-    assert " nodes cures it: " in said
+    assert said.startswith("1 place overflows, hidden by the residual: b0_sq (Mul); keeping ")
+    assert " nodes in FP32 cures it: " in said
     assert found.summary.endswith("but 1 place overflows behind outputs that pass: b0_sq (Mul).")
 
 

@@ -48,7 +48,7 @@ def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped
         precision=Precision.FP16,
         candidate="trt-8.6",
         verdict=DiagnosisVerdict.PRECISION,
-        summary=f"At b7_sq (Pow), {WHY}. FP32 at 2 nodes cures it.",
+        summary=f"At b7_sq (Pow), {WHY}. Keeping 2 nodes in FP32 cures it.",
         origins=(Origin("b7_sq", "Pow", "b7_sq", WHY, float("inf")),),
         culprits=("b7_sq", "b7_mean"),
         islands=(("b7_sq", "b7_mean"),),
@@ -86,7 +86,7 @@ def test_the_report_says_what_where_why_how_it_was_shown_and_what_to_do(diagnosi
         "back to FP32: b7_sq, b7_mean (2 nodes)",
         f"why {WHY}",
         "proof the unobserved engine passes with these nodes in FP32",
-        "each of them was left out once on the emulator, and it failed there",
+        "without any one of them the emulator fails",
         "price 1 ms before, 1.25 ms after (1.25 times)",
         "repro 1 node; run in a clean process, it shows the same fault",
         "cost 3 builds, 22 emulations, 31 s",
@@ -142,7 +142,7 @@ def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
     text = printed(fusion)
     assert "between conv and relu, add, at tensor t" in text
     assert "passes when the layers are not fused" in text
-    assert "perturbed" in text
+    assert "observing changed the engine" in text
 
 
 def test_the_page_is_one_file_with_both_pictures(diagnosis: Diagnosis) -> None:

@@ -298,13 +298,15 @@ def _is_subnormal(node: MeasuredNode, kind: NumberFormat) -> str | None:
     reads_such = any(tensor.underflow >= OFF for tensor in node.inputs if not tensor.constant)
     if reads_such or node.output.underflow < OFF or not _accounts(node.output.underflow, node):
         return None
-    return f"values of about {magnitude(node.output.typical)} are written: each {_below_normal(node.output, kind)}"
+    return (
+        f"it writes values of about {magnitude(node.output.typical)}; each {_below_normal(node.output, kind)}"
+    )
 
 
 def _below_normal(tensor: TensorRange, kind: NumberFormat) -> str:
     return (
-        f"is below {magnitude(kind.normal)}, the smallest normal {kind.name} value, where steps are "
-        f"{magnitude(kind.smallest)} however small a value is"
+        f"is below {magnitude(kind.normal)}, the smallest normal {kind.name} value: down there steps are "
+        f"{magnitude(kind.smallest)}, however small a value is"
     )
 
 

@@ -79,7 +79,9 @@ def _without_tf32(found: Findings, where: str) -> str:
 
 def _unresolved(context: Context, found: Findings) -> str:
     known = (
-        f" FP32 at {names(found.island)} cures it all the same." if found.confirmed and found.island else ""
+        f" Keeping {names(found.island)} in FP32 cures it all the same."
+        if found.confirmed and found.island
+        else ""
     )
     stopped = _stopped_by(context)
     if stopped is not None:
@@ -98,8 +100,8 @@ def _cause(found: Findings) -> str:
     text = f"At {first.node} ({first.op}), {first.why}."
     if not others:
         return text
-    more = plural(len(others), "other place")
-    return f"{text} There is a fault of its own at {more}, too ({names([origin.node for origin in others])})."
+    more = "There is another fault" if len(others) == 1 else f"There are {len(others)} other faults"
+    return f"{text} {more} ({names([origin.node for origin in others])})."
 
 
 def _remedy(found: Findings) -> str:
@@ -110,7 +112,7 @@ def _remedy(found: Findings) -> str:
         text = f"Casts to FP32 around {count} ({names(found.fp32_sums)}) {verb} it, with no node back in FP32"
         return f"{text}: weights and tensors stay in FP16, and the sums are FP32."
     between = ", between Casts in the graph," if found.casts else ""
-    text = f"FP32 at {plural(len(found.island), 'node')} ({names(found.island)}){between} {verb} it"
+    text = f"Keeping {plural(len(found.island), 'node')} ({names(found.island)}) in FP32{between} {verb} it"
     starts = {origin.node for origin in found.origins}
     on_engine = found.cure is not None and found.cure.confirmed_on == CANDIDATE
     if on_engine and len(starts) == 1 and not starts.intersection(found.island):
@@ -297,7 +299,7 @@ def _go_on(context: Context, seen: Seen, found: Findings) -> tuple[str, ...]:
     """For what is unresolved: what is known, and the command that goes on."""
     known = ""
     if found.cure and found.cure.best:
-        known = f"known so far: {names(found.suspects)} in FP32 cure it"
+        known = f"known so far: keeping {names(found.suspects)} in FP32 cures it"
     elif found.suspects:
         known = f"most suspected so far: {names(found.suspects)}"
     stopped = _stopped_by(context)

@@ -178,17 +178,17 @@ _TABLE: tuple[tuple[Callable[[Symptoms], object], DiagnosisVerdict, str], ...] =
     (
         lambda shown: shown.island_cures and shown.emulator_fails,
         _V.PRECISION,
-        "FP32 at a few nodes cures it, and it fails on the emulator, which fuses nothing",
+        "a few nodes in FP32 cure it, and it fails on the emulator, which fuses nothing",
     ),
     (
         lambda shown: shown.island_cures and shown.observed_passes is False,
         _V.PRECISION,
-        "FP32 at a few nodes cures it, and it fails when every tensor is kept",
+        "a few nodes in FP32 cure it, and it fails when every tensor is kept",
     ),
     (
         lambda shown: shown.island_cures,
         _V.UNRESOLVED,
-        "FP32 at a few nodes cures it, but whether by precision or by fusion was not shown",
+        "a few nodes in FP32 cure it, but whether by precision or by fusion was not shown",
     ),
     (lambda shown: True, _V.UNRESOLVED, "nothing that was tried cures it"),
 )
@@ -268,8 +268,8 @@ class _Conclusion:
         ):
             return replace(found, origins=self._origins_of(cure.island)), ()
         text = (
-            f"with {names(prior.island)} kept in FP32, where the emulator says that the error starts, the engine still "
-            f"fails; FP32 at {names(cure.island)} cures it, because it changes how the engine is built"
+            f"with {names(prior.island)} kept in FP32, where the emulator says the error starts, the engine still "
+            f"fails; keeping {names(cure.island)} in FP32 cures it, because that changes how the engine is built"
         )
         facts = {"tried": list(prior.island), "cures": list(cure.island)}
         nodes = [layer.node for layer in seen.predicted.origins]

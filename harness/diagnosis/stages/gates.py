@@ -351,9 +351,9 @@ def _set_aside(
 
 
 def _undecided_sentence(name: str, doubt: Undecided) -> str:
-    """`A was not judged: the error of the FP32 reference itself is 12 times what the gates let pass`."""
+    """`A was not judged: the error of the FP32 reference itself is 12 times what the gates allow`."""
     times = "beyond all" if math.isinf(doubt.share) else f"{magnitude(doubt.share)} times what"
-    why = f"the error of the FP32 reference itself is {times} the gates let pass"
+    why = f"the error of the FP32 reference itself is {times} the gates allow"
     if doubt.finite:
         return f"{name} was judged for being finite and of the right shape only: {why}"
     return f"{name} was not judged: {why}"
@@ -373,6 +373,6 @@ def _stability_evidence(stability: Stability) -> Evidence:
         word = "stable" if stability.stable else "not stable"
         text = (
             f"the FP32 reference is {word}: {stability.method} differs from it by {magnitude(stability.share)} of what "
-            "the gates let pass"
+            "the gates allow"
         )
     return Evidence.of(EvidenceKind.STABILITY, text, method=stability.method, share=stability.share)

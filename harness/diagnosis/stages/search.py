@@ -173,9 +173,7 @@ def cure_of(result: Result, where: str) -> Cure:
     }
     count = plural(result.evaluations, "evaluation")
     if result.answered:
-        proof = (
-            "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
-        )
+        proof = "without any one of them it fails" if result.minimal else "not shown to be minimal"
         text = f"with {names(island)} in FP32 the {where} passes ({proof}; {count})"
     elif result.tally is not None:
         again = result.tally

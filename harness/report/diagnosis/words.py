@@ -147,17 +147,17 @@ def _on_fresh_samples(diagnosis: Diagnosis) -> str:
     count = f"{diagnosis.fresh_passed} of {plural(diagnosis.fresh_samples, 'fresh sample')}"
     if diagnosis.fresh_passed < diagnosis.fresh_samples:
         more = [name for name in diagnosis.wider if name not in diagnosis.culprits]
-        wider = f"; with {names(more, MOST_NODES)} in FP32, too, it passes on all of them" if more else ""
+        wider = f"; with {names(more, MOST_NODES)} in FP32 as well, it passes on all of them" if more else ""
         what = "the cure" if diagnosis.fp32_sums else "the island"
         return f"{what} is fitted to its sample: it passes on {count}{wider}"
     if diagnosis.widened:
         added = f"{plural(diagnosis.widened, 'node')} {'was' if diagnosis.widened == 1 else 'were'} added"
         return f"{added} for fresh samples that failed; it passes on {share} further ones"
-    return f"it passes on {count}, too"
+    return f"it also passes on {count}"
 
 
 def _hidden(diagnosis: Diagnosis) -> str:
-    """`4 more places overflow the same way, hidden by the residual: b0_sq, …; FP32 at 15 nodes cures them all`."""
+    """`4 more places overflow the same way, hidden by the residual: b0_sq; keeping 15 nodes in FP32 cures all`."""
     if not diagnosis.hidden:
         return ""
     faults = diagnosis.hidden
@@ -177,8 +177,8 @@ def _hidden(diagnosis: Diagnosis) -> str:
     )
     if diagnosis.hidden_island:
         them = "it" if len(faults) == 1 and not diagnosis.origins else "them all"
-        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} cures {them}: "
-        text += names(diagnosis.hidden_island, 2 * MOST_NODES)
+        nodes = plural(len(diagnosis.hidden_island), "node")
+        text += f"; keeping {nodes} in FP32 cures {them}: {names(diagnosis.hidden_island, 2 * MOST_NODES)}"
     return text
 
 
@@ -198,14 +198,11 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     elif diagnosis.confirmed:
         lines.append("shown alone")
     if diagnosis.minimal:
-        single = len(diagnosis.culprits) == 1
-        lines.append("it fails without" if single else "each of them was left out once, and it failed")
+        lines.append(f"without {'it' if len(diagnosis.culprits) == 1 else 'any one of them'} it fails")
     elif diagnosis.minimal_on == "emulator":
-        lines.append("each of them was left out once on the emulator, and it failed there")
+        lines.append("without any one of them the emulator fails")
     if diagnosis.fresh_samples:
         lines.append(_on_fresh_samples(diagnosis))
     if diagnosis.faithful is False:
-        lines.append(
-            "observation perturbed the engine: what was seen inside may differ from the deployed one"
-        )
+        lines.append("observing changed the engine: the deployed one may compute something else inside")
     return lines
