@@ -39,17 +39,11 @@ class Adapter(Protocol):
     def settle(self) -> None:
         """Do what was left for later, when the reply to a build has been sent."""
 
-    def save_timing_cache(self, path: str) -> None:
-        """Write the timing cache, atomically."""
+    def save_cache(self, kind: str, path: str) -> None:
+        """Write a cache, atomically; that of compiled kernels is asked only of those with the capability."""
 
-    def load_timing_cache(self, path: str) -> bool:
-        """Take a timing cache; False if TensorRT refuses it."""
-
-    def save_runtime_cache(self, path: str) -> None:
-        """Write the cache of compiled kernels, atomically; asked only of those with the capability."""
-
-    def load_runtime_cache(self, path: str) -> None:
-        """Take a cache of compiled kernels."""
+    def load_cache(self, kind: str, path: str) -> bool:
+        """Take a cache; False if TensorRT refuses it at once."""
 
     def close(self) -> None:
         """Free everything."""
@@ -110,13 +104,9 @@ class Server:
             )
         except MemoryError:
             return protocol.Error("out_of_memory", "the worker ran out of memory", _trace(), fatal=True)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return protocol.Error("disk_full", _full(error), _trace())
-            return protocol.Error(
-                "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
-            )
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return protocol.Error("disk_full", _full(error), _trace())
             return protocol.Error(
                 "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
             )
@@ -160,17 +150,11 @@ class Server:
         return protocol.Done()
 
     def _save_cache(self, request: protocol.SaveCache) -> protocol.Reply:
-        if request.kind == protocol.RUNTIME:
-            self.adapter.save_runtime_cache(request.path)
-        else:
-            self.adapter.save_timing_cache(request.path)
+        self.adapter.save_cache(request.kind, request.path)
         return protocol.Done()
 
     def _load_cache(self, request: protocol.LoadCache) -> protocol.Reply:
-        if request.kind == protocol.RUNTIME:
-            self.adapter.load_runtime_cache(request.path)
-            return protocol.Done()
-        return protocol.Done(cache_refused=not self.adapter.load_timing_cache(request.path))
+        return protocol.Done(cache_refused=not self.adapter.load_cache(request.kind, request.path))
 
     def _shut_down(self, _request: protocol.Shutdown) -> protocol.Reply:
         if self._adapter is not None:

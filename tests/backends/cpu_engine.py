@@ -144,10 +144,10 @@ class CpuEngines:
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
 
-    def save_timing_cache(self, path):
+    def save_cache(self, kind, path):
         pass
 
-    def load_timing_cache(self, path):
+    def load_cache(self, kind, path):
         return True
 
     def close(self):

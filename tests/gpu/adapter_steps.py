@@ -38,10 +38,10 @@ def main(steps_path, answers_path):
         protocol.BuildRequest: adapter.build,
         protocol.InferRequest: adapter.infer,
         protocol.SaveCache: lambda step: protocol.Done(
-            cache_refused=bool(adapter.save_timing_cache(step.path))
+            cache_refused=bool(adapter.save_cache(protocol.TIMING, step.path))
         ),
         protocol.LoadCache: lambda step: protocol.Done(
-            cache_refused=not adapter.load_timing_cache(step.path)
+            cache_refused=not adapter.load_cache(protocol.TIMING, step.path)
         ),
     }
     with open(steps_path) as file:

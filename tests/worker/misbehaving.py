@@ -157,11 +157,11 @@ class Misbehaving:
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
 
-    def save_timing_cache(self, path):
+    def save_cache(self, kind, path):
         with open(path, "w") as file:
             file.write("timings")
 
-    def load_timing_cache(self, path):
+    def load_cache(self, kind, path):
         with open(path) as file:
             return file.read() == "timings"
 

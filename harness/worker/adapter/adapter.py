@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from ..protocol import (
+    RUNTIME,
     TENSORRT_RTX,
     BuildReply,
     BuildRequest,
@@ -155,7 +156,7 @@ class Adapter:
         refused: Tuple[RefusedNode, ...] = ()
         failure: Optional[CompileFailure] = None
         try:
-            compiled = self._get_builder().compile(request.build)
+            return CompileReply(self._get_builder().compile(request.build))
         except ParserRefusal as refusal:
             refused = refusal.refused
             failure = None if refused else CompileFailure(refusal.kind, refusal.message, refusal.evidence)
@@ -163,19 +164,6 @@ class Adapter:
             if fault.kind not in _COMPILE_FAILURES:
                 raise
             failure = CompileFailure(fault.kind, fault.message, fault.evidence, fault.nodes)
-        else:
-            return CompileReply(
-                CompileReport(
-                    release.product,
-                    release.version,
-                    compiled.typing,
-                    kernels=compiled.kernels,
-                    engine_bytes=compiled.nbytes,
-                    parse_seconds=compiled.parse_seconds,
-                    build_seconds=compiled.build_seconds,
-                    warnings=compiled.warnings,
-                )
-            )
         typing = release.typing_for(request.build.precision, request.build.typing)
         return CompileReply(CompileReport(release.product, release.version, typing, refused, failure))
 
@@ -230,22 +218,16 @@ class Adapter:
         if execution is not None:
             execution.close()
 
-    def save_timing_cache(self, path: str) -> None:
-        """Write the timing cache, atomically."""
-        self._cache.save(path)
+    def save_cache(self, kind: str, path: str) -> None:
+        """Write a cache, atomically; nothing if there is nothing in it yet."""
+        (self._runtime_cache if kind == RUNTIME else self._cache).save(path)
 
-    def load_timing_cache(self, path: str) -> bool:
-        """Take a timing cache; False if TensorRT refuses it."""
-        config = self._get_builder().make_builder().create_builder_config()
-        return self._cache.load(config, path)
-
-    def save_runtime_cache(self, path: str) -> None:
-        """Write the cache of compiled kernels, atomically."""
-        self._runtime_cache.save(path)
-
-    def load_runtime_cache(self, path: str) -> None:
-        """Take a cache of compiled kernels; the first build says whether it is refused."""
-        self._runtime_cache.load(path)
+    def load_cache(self, kind: str, path: str) -> bool:
+        """Take a cache; False if TensorRT refuses it. Of compiled kernels, the first build says whether it does."""
+        if kind == RUNTIME:
+            self._runtime_cache.load(path)
+            return True
+        return self._cache.load(self._get_builder().make_builder().create_builder_config(), path)
 
     def close(self) -> None:
         """Free everything, engines first."""

@@ -16,7 +16,23 @@ from .release import Release
 _REFUSAL = "timing cache will not be used"
 
 
-class TimingCache:
+class _Kept:
+    """A cache object of TensorRT's, once there is one."""
+
+    def __init__(self) -> None:
+        self._cache: Optional[Any] = None
+
+    def save(self, path: str) -> None:
+        """Write the cache to a file, atomically; nothing if there is none yet."""
+        if self._cache is not None:
+            write_atomically(path, self._cache.serialize())
+
+    def close(self) -> None:
+        """Let go of the cache, once no engine uses it."""
+        self._cache = None
+
+
+class TimingCache(_Kept):
     """The timing cache of a process.
 
     Args:
@@ -24,8 +40,8 @@ class TimingCache:
     """
 
     def __init__(self, log: Log) -> None:
+        super().__init__()
         self._log = log
-        self._cache: Optional[Any] = None
         self._loaded = False
 
     def attach(self, config: Any) -> bool:
@@ -52,10 +68,8 @@ class TimingCache:
 
         A file that is not there is no refusal: the first run on a machine has none.
         """
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
+        content = _content(path)
+        if content is None:
             return True
         mark = self._log.mark()
         cache = config.create_timing_cache(content) if content else None
@@ -69,16 +83,6 @@ class TimingCache:
         self._cache, self._loaded = cache, True
         return True
 
-    def save(self, path: str) -> None:
-        """Write the cache to a file, atomically; nothing if there was no build yet."""
-        if self._cache is None:
-            return
-        write_atomically(path, self._cache.serialize())
-
-    def close(self) -> None:
-        """Let go of the cache."""
-        self._drop()
-
     def _drop(self) -> None:
         self._cache, self._loaded = None, False
 
@@ -86,7 +90,7 @@ class TimingCache:
         return any(_REFUSAL in line.text.lower() for line in self._log.since(mark))
 
 
-class RuntimeCache:
+class RuntimeCache(_Kept):
     """The kernels that TensorRT for RTX compiles where an execution context is made, for all engines of a process.
 
     Making a context takes 0.6 to 3.4 s on an H200, and 0.01 to 0.05 s with the cache. Only an engine can make the
@@ -97,8 +101,8 @@ class RuntimeCache:
     """
 
     def __init__(self, release: Release) -> None:
+        super().__init__()
         self._offered = release.offers("runtime_cache")
-        self._cache: Optional[Any] = None
         self._content = b""
         self._refused = False
 
@@ -119,14 +123,10 @@ class RuntimeCache:
 
         That it is added, and nothing replaced, was seen on an H200 with TensorRT for RTX 1.4 and 1.6.
         """
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            return
+        content = _content(path)
         if self._cache is None:
-            self._content = content
-        else:
+            self._content = content or b""
+        elif content is not None:
             self._take(content)
 
     def take_refusal(self) -> bool:
@@ -134,20 +134,19 @@ class RuntimeCache:
         refused, self._refused = self._refused, False
         return refused
 
-    def save(self, path: str) -> None:
-        """Write the cache to a file, atomically; nothing if there was no engine yet."""
-        if self._cache is not None:
-            write_atomically(path, self._cache.serialize())
-
-    def close(self) -> None:
-        """Let go of the cache, once no engine uses it."""
-        self._cache = None
-
     def _take(self, content: bytes) -> bool:
         try:
             return bool(self._cache is not None and self._cache.deserialize(content))
         except Exception:  # whatever the bindings make of bytes that are no cache
             return False
+
+
+def _content(path: str) -> Optional[bytes]:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def write_atomically(path: str, content: Any) -> None:

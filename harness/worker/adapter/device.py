@@ -173,15 +173,15 @@ def _allowed(text: str) -> Tuple[str, ...]:
 
 
 def _with_gpu(reply: ProbeReply, cuda: Cuda) -> ProbeReply:
-    memory = cuda.memory()
+    free, total = cuda.memory()
     return replace(
         reply,
         cuda=cuda.runtime_version(),
         driver=driver_version() or cuda.driver_version(),
         gpu=cuda.gpu_name(),
         compute_capability=cuda.compute_capability(),
-        free_bytes=memory["free"],
-        total_bytes=memory["total"],
+        free_bytes=free,
+        total_bytes=total,
     )
 
 

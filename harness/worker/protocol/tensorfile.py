@@ -16,9 +16,12 @@ import json
 import mmap
 import os
 import struct
+from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 import numpy as np
+
+from .codec import from_plain
 
 MAGIC = b"HTF1"
 _ALIGNMENT = 64
@@ -58,6 +61,21 @@ class TensorSpec(NamedTuple):
     shape: Tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor in the header; `offset` is from where the tensors begin."""
+
+    name: str
+    dtype: str
+    shape: Tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    tensors: Tuple[_Entry, ...]
+
+
 def create_tensor_file(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.ndarray[Any, Any]"]:
     """Make a file for `specs` and return the arrays to fill, by name, in their storage dtypes.
 
@@ -72,7 +90,7 @@ def create_tensor_file(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.
         os.posix_fallocate(descriptor, 0, layout.size)
         _write_all(descriptor, layout.head, 0)
         memory = mmap.mmap(descriptor, layout.size)
-    return {entry["name"]: _view(memory, layout.start, entry) for entry in layout.entries}
+    return {entry.name: _view(memory, layout.start, entry) for entry in layout.entries}
 
 
 def write_tensor_file(path: str, tensors: Mapping[str, Tensor]) -> None:
@@ -94,9 +112,9 @@ def write_tensor_file(path: str, tensors: Mapping[str, Tensor]) -> None:
         os.ftruncate(descriptor, layout.size)
         _write_all(descriptor, layout.head, 0)
         for entry in layout.entries:
-            data = np.asarray(tensors[entry["name"]].array, order="C").reshape(-1)
+            data = np.asarray(tensors[entry.name].array, order="C").reshape(-1)
             if data.size:
-                _write_all(descriptor, data.view(np.uint8), layout.start + entry["offset"])
+                _write_all(descriptor, data.view(np.uint8), layout.start + entry.offset)
 
 
 def read_tensor_file(path: str) -> Dict[str, Tensor]:
@@ -115,34 +133,33 @@ def read_tensor_file(path: str) -> Dict[str, Tensor]:
             raise TensorFileError("{}: not a tensor file".format(path))
         length = _PREFIX.unpack(prefix)[1]
         try:
-            entries = json.loads(file.read(length).decode())["tensors"]
+            entries = from_plain(_Header, json.loads(file.read(length).decode())).tensors
             start = _aligned(_PREFIX.size + length)
-            sizes = [_nbytes(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries]
-            end = start + max((entry["offset"] + n for entry, n in zip(entries, sizes)), default=0)
-        except (ValueError, KeyError, TypeError) as error:
+            ends = [entry.offset + _nbytes(entry.name, entry.dtype, entry.shape) for entry in entries]
+            end = start + max(ends, default=0)
+        except ValueError as error:
             raise TensorFileError("{}: damaged header: {}".format(path, error)) from None
         if end > size:
             raise TensorFileError("{}: cut short: {} bytes of {}".format(path, size, end))
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return {entry["name"]: Tensor(_view(memory, start, entry), entry["dtype"]) for entry in entries}
+    return {entry.name: Tensor(_view(memory, start, entry), entry.dtype) for entry in entries}
 
 
 class _Layout:
     """Where things lie: `head` at the beginning, tensors from `start` on, `size` bytes in all."""
 
     def __init__(self, specs: List[TensorSpec]) -> None:
-        self.entries: List[Dict[str, Any]] = []
+        self.entries: List[_Entry] = []
         seen: Set[str] = set()
         end = 0
         for spec in specs:
             if spec.name in seen:
                 raise TensorFileError("tensor {!r} is there twice".format(spec.name))
             seen.add(spec.name)
-            shape = [int(extent) for extent in spec.shape]
-            offset = _aligned(end)
-            self.entries.append({"name": spec.name, "dtype": spec.dtype, "shape": shape, "offset": offset})
-            end = offset + _nbytes(spec.name, spec.dtype, tuple(shape))
-        header = json.dumps({"tensors": self.entries}).encode()
+            shape = tuple(int(extent) for extent in spec.shape)
+            self.entries.append(_Entry(spec.name, spec.dtype, shape, _aligned(end)))
+            end = _aligned(end) + _nbytes(spec.name, spec.dtype, shape)
+        header = json.dumps(asdict(_Header(tuple(self.entries)))).encode()
         self.head = _PREFIX.pack(MAGIC, len(header)) + header
         self.start = _aligned(len(self.head))
         self.size = self.start + end
@@ -183,9 +200,8 @@ def _storage(dtype: str, name: str) -> "np.dtype[Any]":
     return STORAGE[dtype]
 
 
-def _view(memory: mmap.mmap, start: int, entry: Dict[str, Any]) -> "np.ndarray[Any, Any]":
-    offset = start + entry["offset"]
-    return np.ndarray(tuple(entry["shape"]), STORAGE[entry["dtype"]], memory, offset)
+def _view(memory: mmap.mmap, start: int, entry: _Entry) -> "np.ndarray[Any, Any]":
+    return np.ndarray(entry.shape, STORAGE[entry.dtype], memory, start + entry.offset)
 
 
 def _aligned(offset: int) -> int:

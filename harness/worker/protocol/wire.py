@@ -9,9 +9,11 @@ import json
 import os
 import struct
 import zlib
-from typing import Callable, List, Tuple
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, List, Tuple
 
 from . import messages
+from .codec import from_plain
 
 MAGIC = b"HRNS"
 #: No message is near this long; a length beyond it is garbage, and is not waited for.
@@ -23,13 +25,19 @@ class WireError(ValueError):
     """What came is not a frame of this protocol."""
 
 
+@dataclass(frozen=True)
+class _Frame:
+    id: int
+    message: Any
+
+
 def pack_frame(number: int, message: messages.Message) -> bytes:
     """The frame of a message.
 
     Raises:
         WireError: the message is too long.
     """
-    payload = json.dumps({"id": number, "message": messages.message_to_json(message)}).encode()
+    payload = json.dumps(asdict(_Frame(number, messages.message_to_json(message)))).encode()
     if len(payload) > LIMIT:
         raise WireError("a message of {} bytes is beyond the limit of {}".format(len(payload), LIMIT))
     return _HEADER.pack(MAGIC, messages.PROTOCOL, len(payload), zlib.crc32(payload)) + payload
@@ -72,14 +80,10 @@ class FrameReader:
 
 def _decode(payload: bytes) -> Tuple[int, messages.Message]:
     try:
-        document = json.loads(payload.decode())
-        number = document["id"]
-        message = messages.message_from_json(document["message"])
-    except (ValueError, KeyError, TypeError) as error:  # MessageError is a ValueError
+        frame = from_plain(_Frame, json.loads(payload.decode()))
+        return frame.id, messages.message_from_json(frame.message)
+    except ValueError as error:  # MessageError is one
         raise WireError("not a message: {}".format(error)) from None
-    if not isinstance(number, int):
-        raise WireError("the id of a message is a number, not {!r}".format(number))
-    return number, message
 
 
 _LONGEST_SOCKET_PATH = 107  # the kernel takes no more bytes

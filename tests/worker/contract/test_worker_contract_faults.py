@@ -10,7 +10,7 @@ from contract_rig import Rig, feed
 from cuda_double import ILLEGAL_ADDRESS
 
 from harness.worker.adapter import device
-from harness.worker.protocol import BuildRequest, Fault
+from harness.worker.protocol import RUNTIME, TIMING, BuildRequest, Fault
 
 WEAK, BOTH, STRONG = "8.6.0", "10.12.0.36", "11.0.0.114"
 
@@ -230,8 +230,8 @@ def test_an_engine_is_written_where_it_was_asked_for(weak: Rig, tmp_path: Path) 
 def test_a_cache_that_turns_out_useless_in_a_build_is_dropped(weak: Rig, tmp_path: Path) -> None:
     weak.build("conv")
     path = tmp_path / "cache"
-    weak.adapter.save_timing_cache(str(path))
-    weak.adapter.load_timing_cache(str(path))
+    weak.adapter.save_cache(TIMING, str(path))
+    weak.adapter.load_cache(TIMING, str(path))
     loaded = weak.adapter._cache._cache
 
     def complain(network: Any) -> None:
@@ -265,11 +265,11 @@ def test_kernels_from_a_file_are_added_to_those_at_hand(
     path = tmp_path / "runtime.cache"
     first, second, third = (Rig(release, models, tmp_path) for _ in range(3))
     first.build("conv")
-    first.adapter.save_runtime_cache(str(path))
+    first.adapter.save_cache(RUNTIME, str(path))
     second.build("mixed")
-    second.adapter.load_runtime_cache(str(path))
-    second.adapter.save_runtime_cache(str(path))
-    third.adapter.load_runtime_cache(str(path))
+    second.adapter.load_cache(RUNTIME, str(path))
+    second.adapter.save_cache(RUNTIME, str(path))
+    third.adapter.load_cache(RUNTIME, str(path))
     third.build("conv")
     third.build("mixed")
     assert [rig.world.compiled for rig in (first, second, third)] == [1, 1, 0]
@@ -306,12 +306,12 @@ def test_kernels_that_are_of_no_use_are_refused_once(
     path = tmp_path / "runtime.cache"
     path.write_bytes(content)
     rig = Rig(release, models, tmp_path)
-    rig.adapter.load_runtime_cache(str(path))
+    rig.adapter.load_cache(RUNTIME, str(path))
     assert [rig.build("conv").runtime_cache_refused for _ in range(2)] == [bool(content), False]
     assert rig.world.compiled == 1
-    rig.adapter.save_runtime_cache(str(path))
+    rig.adapter.save_cache(RUNTIME, str(path))
     other = Rig(release, models, tmp_path)
-    other.adapter.load_runtime_cache(str(path))
+    other.adapter.load_cache(RUNTIME, str(path))
     assert not other.build("conv").runtime_cache_refused
     assert other.world.compiled == 0
 

@@ -8,7 +8,16 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.protocol import TF32_OFF, TF32_ON, BuilderOptions, Fault, Probe, RealisedPrecision
+from harness.worker.protocol import (
+    RUNTIME,
+    TF32_OFF,
+    TF32_ON,
+    TIMING,
+    BuilderOptions,
+    Fault,
+    Probe,
+    RealisedPrecision,
+)
 
 
 @pytest.fixture
@@ -148,16 +157,16 @@ def test_debug_tensors_where_there_are_any(rig: Rig) -> None:
 
 def test_one_timing_cache_serves_every_build_and_a_file(rig: Rig, tmp_path: Path) -> None:
     path = str(tmp_path / "timing.cache")
-    rig.adapter.save_timing_cache(path)
+    rig.adapter.save_cache(TIMING, path)
     assert not Path(path).exists(), "nothing was built yet"
-    assert rig.adapter.load_timing_cache(path), "the first run has no file: no refusal"
+    assert rig.adapter.load_cache(TIMING, path), "the first run has no file: no refusal"
     rig.build("conv")
     rig.build("conv")
     first, second = (plan.config._cache for plan in rig.world.built)
     assert first is second
-    rig.adapter.save_timing_cache(path)
+    rig.adapter.save_cache(TIMING, path)
     assert Path(path).read_bytes().startswith(f"cache {rig.world.version}".encode())
-    assert rig.adapter.load_timing_cache(path)
+    assert rig.adapter.load_cache(TIMING, path)
     rig.build("conv", options=BuilderOptions(timing_cache=False))
     assert rig.plan.config._cache is None
     assert "DISABLE_TIMING_CACHE" not in rig.plan.flags, "identical layers of one build share their timings"
@@ -167,7 +176,7 @@ def test_one_timing_cache_serves_every_build_and_a_file(rig: Rig, tmp_path: Path
 def test_a_refused_timing_cache_is_dropped_and_reported_once(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "timing.cache"
     path.write_bytes(b"of another release")
-    assert not rig.adapter.load_timing_cache(str(path))
+    assert not rig.adapter.load_cache(TIMING, str(path))
     assert not rig.build("conv").cache_refused
     assert rig.plan.config._cache._entries
 
@@ -362,13 +371,13 @@ def test_everything_is_given_back(rig: Rig) -> None:
 
 def test_compiled_kernels_serve_every_engine_and_a_file(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "runtime.cache"
-    rig.adapter.load_runtime_cache(str(path))
-    rig.adapter.save_runtime_cache(str(path))
+    rig.adapter.load_cache(RUNTIME, str(path))
+    rig.adapter.save_cache(RUNTIME, str(path))
     assert not path.exists(), "there was no engine yet"
     offered = Release.of(rig.trt).offers("runtime_cache")
     assert offered == rig.world.rtx
     for _ in range(2):
         assert not rig.build("conv").runtime_cache_refused
     assert rig.world.compiled == int(offered)
-    rig.adapter.save_runtime_cache(str(path))
+    rig.adapter.save_cache(RUNTIME, str(path))
     assert path.exists() == offered

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ...protocol import TENSORRT_RTX, BuildRequest, Fault, Kernel, KernelList, NodeHint
+from ...protocol import TENSORRT_RTX, BuildRequest, CompileReport, Fault, Kernel, KernelList, NodeHint
 from .. import device, dtypes, words
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
@@ -49,27 +49,6 @@ class Built:
     warnings: Tuple[str, ...]
     tactics: Optional[Tactics] = None
     relaxed: Optional[Relaxed] = None
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """An engine that nobody keeps, and what is known of it.
-
-    Args:
-        typing: `weak` or `strong`.
-        parse_seconds: to parse the model.
-        build_seconds: from the parsed network to the serialized engine.
-        nbytes: of the serialized engine.
-        kernels: None if they could not be read.
-        warnings: what the person should know.
-    """
-
-    typing: str
-    parse_seconds: float
-    build_seconds: float
-    nbytes: int
-    kernels: Optional[KernelList]
-    warnings: Tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -162,8 +141,8 @@ class Builder:
             relaxed=relaxed,
         )
 
-    def compile(self, request: BuildRequest) -> Compiled:
-        """Build one engine for what the compiler says of it; no GPU is needed if the release needs none.
+    def compile(self, request: BuildRequest) -> CompileReport:
+        """Build one engine that nobody keeps, and say what became of it; no GPU is needed if the release needs none.
 
         Raises:
             Fault: as `build`.
@@ -182,8 +161,15 @@ class Builder:
             raise failure
         seconds = time.perf_counter() - began
         listed, warnings = self._list(serialized, log, request)
-        return Compiled(
-            ready.typing.name, ready.parse_seconds, seconds, int(serialized.nbytes), listed, warnings
+        return CompileReport(
+            self._release.product,
+            self._release.version,
+            ready.typing.name,
+            kernels=listed,
+            engine_bytes=int(serialized.nbytes),
+            parse_seconds=ready.parse_seconds,
+            build_seconds=seconds,
+            warnings=warnings,
         )
 
     def _list(

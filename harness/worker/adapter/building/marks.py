@@ -5,7 +5,7 @@ overflow of 2.98 falls to 3e-5 when every tensor is marked so. With the dtype un
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 from ...protocol import BuildRequest, Fault
 from .. import dtypes
@@ -142,30 +142,31 @@ def inside_bodies(graph: Graph) -> Dict[str, str]:
     return {name: kind for name, kind in entered.items() if name in leaving or name in entries}
 
 
-def _downstream(graph: Graph, names: Tuple[str, ...]) -> Set[str]:
+def _downstream(graph: Graph, names: Iterable[str]) -> Set[str]:
     """`names` and what is computed from them, up to the exits of bodies."""
-    seen: Set[str] = set(names)
-    waiting = list(names)
-    while waiting:
-        for index in graph.consumers.get(waiting.pop(), ()):
-            layer = graph.layers[index]
-            if layer.kind in _EXITS:
-                continue
-            new = [name for name in layer.outputs if name not in seen]
-            seen.update(new)
-            waiting += new
-    return seen
+
+    def step(name: str) -> Iterator[str]:
+        for layer in (graph.layers[index] for index in graph.consumers.get(name, ())):
+            yield from layer.outputs if layer.kind not in _EXITS else ()
+
+    return _reached(names, step)
 
 
-def _upstream(graph: Graph, names: List[str]) -> Set[str]:
+def _upstream(graph: Graph, names: Iterable[str]) -> Set[str]:
     """`names` and what they are computed from, back to the entries of bodies."""
-    seen: Set[str] = set(names)
-    waiting = list(names)
+
+    def step(name: str) -> Tuple[str, ...]:
+        index = graph.producers.get(name)
+        return () if index is None or graph.layers[index].kind in _ENTRIES else graph.layers[index].inputs
+
+    return _reached(names, step)
+
+
+def _reached(names: Iterable[str], step: Callable[[str], Iterable[str]]) -> Set[str]:
+    seen = set(names)
+    waiting = list(seen)
     while waiting:
-        index = graph.producers.get(waiting.pop())
-        if index is None or graph.layers[index].kind in _ENTRIES:
-            continue
-        new = [name for name in graph.layers[index].inputs if name not in seen]
-        seen.update(new)
+        new = set(step(waiting.pop())) - seen
+        seen |= new
         waiting += new
     return seen

@@ -4,7 +4,7 @@ import ctypes
 import glob
 import os
 import sys
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Iterator, List, Optional, Tuple
 
 from ...protocol import Fault
 
@@ -172,11 +172,11 @@ class Cuda:
         self._library.cudaGetLastError()  # an error that is not sticky ends here
         self._call("cudaDeviceSynchronize")
 
-    def memory(self) -> Dict[str, int]:
+    def memory(self) -> Tuple[int, int]:
         """Free and total bytes of the GPU."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return {"free": free.value, "total": total.value}
+        return free.value, total.value
 
     def runtime_version(self) -> str:
         """Of the CUDA runtime, such as `12.2`."""
