@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.environments import cache_folder
 from harness.tensors import write_text
-from harness.worker.protocol import CompileReport, MessageError, from_plain
+from harness.worker.protocol import CompileReport, from_plain
 
 _SHARED = 32  # letters of a model's hash in the names of its reports
 _OF_THE_MACHINE = ("crashed", "timed_out", "out_of_memory", "no_gpu")
@@ -37,11 +37,9 @@ class ReportCache:
     def get(self, key: str) -> CompileReport | None:
         """The report that is kept under `key`; None if there is none that can be read."""
         try:
-            report = from_plain(CompileReport, json.loads(self._path(key).read_text()))
-        except (OSError, ValueError, MessageError):
+            return from_plain(CompileReport, json.loads(self._path(key).read_text()))
+        except (OSError, ValueError):
             return None
-        assert isinstance(report, CompileReport)
-        return report
 
     def reports_of(self, sha256: str) -> tuple[CompileReport, ...]:
         """All that is kept of the model with this hash, the oldest first."""

@@ -38,7 +38,6 @@ from harness.worker.protocol import (
     NodeHint,
     ProbeReply,
     Profile,
-    RefusedNode,
     from_plain,
 )
 
@@ -77,12 +76,7 @@ def compile_model(
     """
     supervisor = supervisor or shared_supervisor(environment)
     cache = cache or ReportCache()
-    probe = probe_of(environment, supervisor)
-    build = environment.build.model_copy(
-        update={} if options is None else options.model_dump(exclude_unset=True)
-    )
-    request = _request(precision, probe, build, islands, profiles or {})
-    key = _key(model, request, probe, environment)
+    request, probe, key = _asked(model, precision, environment, supervisor, islands, profiles, options)
     report = cache.get(key)
     if report is None:
         report = _compile(supervisor, model, request, probe)
@@ -112,7 +106,7 @@ def kernels_of(
     """
     supervisor = supervisor or shared_supervisor(environment)
     cache = cache or ReportCache()
-    key = _key_of(model, precision, environment, supervisor, islands, profiles, options)
+    _, _, key = _asked(model, precision, environment, supervisor, islands, profiles, options)
     report = cache.get(key)
     if report is None:
         with supervisor.turn():
@@ -134,7 +128,7 @@ def kernels_of(
     where = f"environment {environment.name}"
     compiler = f"{report.product} {report.release}"
     if report.refused:
-        said = tuple(map(_sentence, report.refused))
+        said = tuple(map(str, report.refused))
         count = "" if len(said) == 1 else f" and {len(said) - 1} more"
         raise UnsupportedByReleaseError(
             f"{compiler} cannot parse {model.name}: {said[0]}{count}", where=where, evidence=said
@@ -173,24 +167,8 @@ def learn_kernels(
         profiles: (minimum, optimum, maximum) shape of each input with a dynamic axis.
         supervisor: the worker that has built it.
     """
-    key = _key_of(model, precision, environment, supervisor, islands, profiles, None)
+    _, _, key = _asked(model, precision, environment, supervisor, islands, profiles, None)
     _LEARNT.setdefault(supervisor, {})[key] = kernels
-
-
-def _key_of(
-    model: Model,
-    precision: Precision,
-    environment: Environment,
-    supervisor: Supervisor,
-    islands: Collection[str],
-    profiles: Mapping[str, Profile] | None,
-    options: BuildOptions | None,
-) -> str:
-    probe = probe_of(environment, supervisor)
-    build = environment.build.model_copy(
-        update={} if options is None else options.model_dump(exclude_unset=True)
-    )
-    return _key(model, _request(precision, probe, build, islands, profiles or {}), probe, environment)
 
 
 def node_hints(model: Model) -> tuple[NodeHint, ...]:
@@ -206,22 +184,28 @@ def builder_options(options: BuildOptions) -> BuilderOptions:
     return from_plain(BuilderOptions, options.model_dump(mode="json", exclude={"typing", "pins"}))
 
 
-def _request(
+def _asked(
+    model: Model,
     precision: Precision,
-    probe: ProbeReply,
-    build: BuildOptions,
+    environment: Environment,
+    supervisor: Supervisor,
     islands: Collection[str],
-    profiles: Mapping[str, Profile],
-) -> BuildRequest:
-    """What to build; the graph is made of the model when it is built."""
-    return BuildRequest(
+    profiles: Mapping[str, Profile] | None,
+    options: BuildOptions | None,
+) -> tuple[BuildRequest, ProbeReply, str]:
+    """What to build, in which compiler, and the key of the report; the graph is made when it is built."""
+    probe = probe_of(environment, supervisor)
+    given = {} if options is None else options.model_dump(exclude_unset=True)
+    build = environment.build.model_copy(update=given)
+    request = BuildRequest(
         model_path="",
         precision=precision.value,
         typing=build.typing or ("weak" if "weak" in probe.capabilities else "strong"),
         islands=tuple(sorted(islands)),
-        profiles=dict(profiles),
+        profiles=dict(profiles or {}),
         options=builder_options(build),
     )
+    return request, probe, _key(model, request, probe, environment)
 
 
 def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: Environment) -> str:
@@ -301,9 +285,3 @@ def _ask(
 def _failed(kind: str, error: CandidateError, request: BuildRequest, probe: ProbeReply) -> CompileReport:
     failure = CompileFailure(kind, error.message, error.lines)
     return CompileReport(probe.product, probe.tensorrt, request.typing, failure=failure)
-
-
-def _sentence(node: RefusedNode) -> str:
-    name = f"node {node.index}" if node.index >= 0 else "the model"
-    known = ", ".join(part for part in (repr(node.name) if node.name else "", node.op) if part)
-    return f"{name}{f' ({known})' if known else ''}: {node.code}: {node.message}"

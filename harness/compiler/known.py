@@ -45,13 +45,9 @@ def known_problems(
     """
     if model not in _MATCHES:  # the runs of a case share their model
         _MATCHES[model] = match_rules(model)
-    matches = [
-        each
-        for each in _MATCHES[model]
-        if each.rule.kind.is_failure and (release is None or each.rule.include(*release))
-    ]
+    matches = [each for each in _MATCHES[model] if release is None or each.rule.include(*release)]
     return KnownProblems(
-        tuple(each for each in matches if each.rule.kind is not Kind.DIFFERENT),
+        tuple(each for each in matches if each.rule.kind in (Kind.REFUSED, Kind.NOT_BUILT)),
         tuple(each for each in matches if each.rule.kind is Kind.DIFFERENT),
         _never_built((cache or ReportCache()).reports_of(model.sha256), release),
     )

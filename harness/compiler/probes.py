@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.environments import Environment, Supervisor, cache_folder
 from harness.tensors import write_text
-from harness.worker.protocol import PROTOCOL, TENSORRT_RTX, MessageError, ProbeReply, from_plain
+from harness.worker.protocol import PROTOCOL, TENSORRT_RTX, ProbeReply, from_plain
 
 
 def probe_of(environment: Environment, supervisor: Supervisor) -> ProbeReply:
@@ -26,7 +26,7 @@ def probe_of(environment: Environment, supervisor: Supervisor) -> ProbeReply:
     """
     path = _path(environment)
     if not supervisor.running and path is not None:
-        with contextlib.suppress(OSError, ValueError, MessageError):
+        with contextlib.suppress(OSError, ValueError):
             return from_plain(ProbeReply, json.loads(path.read_text()))
     probe = supervisor.probe()
     if path is not None and probe.product == TENSORRT_RTX and probe.gpu is None:

@@ -112,7 +112,7 @@ def parse_network(
     if parser.parse_from_file(path) and parser.num_errors == 0:
         return parser
     refused = tuple(_refused(parser.get_error(index), release, nodes) for index in range(parser.num_errors))
-    messages = [_describe(node) for node in refused]
+    messages = list(map(str, refused))
     first = messages[0] if messages else "is there an ONNX model in the file?"
     raise ParserRefusal(
         refused,
@@ -137,14 +137,6 @@ def _refused(error: Any, release: Release, nodes: Sequence[NodeHint]) -> Refused
         name, op = nodes[index].name, nodes[index].op
     lines = words.telling(str(error.desc()).splitlines())
     return RefusedNode(index, name, op, _code(error), "\n".join(lines))
-
-
-def _describe(node: RefusedNode) -> str:
-    where = "node {}".format(node.index) if node.index >= 0 else "the model"
-    if node.name or node.op:
-        parts = (repr(node.name) if node.name else "", node.op)
-        where += " ({})".format(", ".join(part for part in parts if part))
-    return "{}: {}: {}".format(where, node.code, node.message)
 
 
 #: Entries are apart by U+001E or U+001F; a name may hold brackets itself.

@@ -95,6 +95,12 @@ class RefusedNode:
     code: str
     message: str
 
+    def __str__(self) -> str:
+        """`node 3 ('mod', Mod): UNSUPPORTED_NODE: …`."""
+        known = ", ".join(part for part in (self.name and repr(self.name), self.op) if part)
+        place = "node {}".format(self.index) if self.index >= 0 else "the model"
+        return "{}{}: {}: {}".format(place, " ({})".format(known) if known else "", self.code, self.message)
+
 
 @dataclass(frozen=True)
 class CompileFailure:
