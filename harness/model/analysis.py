@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -76,11 +79,11 @@ def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
     )
     if not any(isinstance(tensor, ir.ExternalTensor) for tensor in small):
         return _viewed(model, weights)
-    copy = model.clone()
+    clone = model.clone()
     for name in weights:
-        value = copy.graph.initializers.pop(name)
+        value = clone.graph.initializers.pop(name)
         value.const_value = None
-    return embedded(copy)
+    return embedded(clone)
 
 
 def embedded(model: ir.Model) -> ir.Model:
@@ -143,6 +146,23 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and its subgraphs, at any depth."""
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from all_graphs(body)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its subgraphs, at any depth."""
+    return (node for each in all_graphs(graph) for node in each.node)
+
+
+def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    return itertools.chain([node], *(all_nodes(body) for body in bodies(node)))
+
+
 def outer_reads(graph: onnx.GraphProto) -> set[str]:
     """Names that a subgraph, at any depth, reads from the graphs around it."""
     local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -171,23 +191,20 @@ def numeric_inputs(node: onnx.NodeProto) -> Iterator[int]:
 
 def computes_products(node: onnx.NodeProto) -> bool:
     """Whether the node, or one in its subgraphs, is a matrix product or a convolution."""
-    inner = (child for body in bodies(node) for child in body.node)
-    return node.op_type in PRODUCT_OPS or any(computes_products(child) for child in inner)
+    return any(each.op_type in PRODUCT_OPS for each in _with_inner(node))
 
 
 def draws_random(node: onnx.NodeProto) -> bool:
     """Whether the node, or one in its subgraphs, may draw random numbers: a Dropout does in training mode."""
-    trains = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
-    inner = (child for body in bodies(node) for child in body.node)
-    return node.op_type in DRAWING_OPS or trains or any(draws_random(child) for child in inner)
+    return any(
+        each.op_type in DRAWING_OPS or (each.op_type == "Dropout" and any(each.input[2:3]))
+        for each in _with_inner(node)
+    )
 
 
 def quantizes(graph: onnx.GraphProto) -> bool:
     """Whether a graph, or one of its subgraphs, holds a QuantizeLinear or a DequantizeLinear."""
-    return any(
-        node.op_type in ("QuantizeLinear", "DequantizeLinear") or any(map(quantizes, bodies(node)))
-        for node in graph.node
-    )
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in all_nodes(graph))
 
 
 MICROSCALED: Mapping[str, tuple[int, ...]] = {
@@ -221,8 +238,7 @@ def assume_dtypes(inferred: onnx.ModelProto, kinds: Collection[tuple[str, str]])
             continue
         read = [known[name] for name in node.input if known.get(name, "string") != "string"]
         dtype = next((each for each in read if is_float(np.dtype(each))), read[0] if read else "float32")
-        more = onnx.ModelProto()
-        more.CopyFrom(inferred)
+        more = copy.deepcopy(inferred)
         more.graph.value_info.extend(
             helper.make_tensor_value_info(name, element_type(dtype), None) for name in unknown
         )
@@ -239,15 +255,11 @@ def with_microscaled_dtypes(inferred: onnx.ModelProto) -> onnx.ModelProto:
             given = {attribute.name: attribute.i for attribute in node.attribute}
             defaults = MICROSCALED[node.op_type]
             types = [given.get("output_dtype", defaults[0]), *defaults[1:]]
-            found |= {
-                name: kind
-                for name, kind in zip(node.output, types, strict=False)
-                if name and name not in known
-            }
+            written = zip(node.output, types, strict=False)
+            found |= {name: kind for name, kind in written if name and name not in known}
     if not found:
         return inferred
-    more = onnx.ModelProto()
-    more.CopyFrom(inferred)
+    more = copy.deepcopy(inferred)
     more.graph.value_info.extend(
         helper.make_tensor_value_info(name, kind, None) for name, kind in found.items()
     )
@@ -310,8 +322,7 @@ def _runtime_dtypes(
 ) -> dict[str, str]:
     import onnxruntime
 
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
+    probe = copy.deepcopy(proto)
     present = {value.name for value in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     options = onnxruntime.SessionOptions()
@@ -326,12 +337,7 @@ def _runtime_dtypes(
     except Exception:  # the reference will say what is wrong with this model
         return {}
     names_of = {"float": "float32", "double": "float64"}
-    kinds = {
-        value.name: value.type.removeprefix("tensor(").removesuffix(")")
-        if value.type.startswith("tensor(")
-        else value.type
-        for value in session.get_outputs()
-    }
+    kinds = {value.name: re.sub(r"^tensor\((.*)\)$", r"\1", value.type) for value in session.get_outputs()}
     return {name: names_of.get(kind, kind) for name, kind in kinds.items()}
 
 

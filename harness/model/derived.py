@@ -237,16 +237,11 @@ class _Typing:
 
     def _put_between_casts(self, node: ir.Node) -> None:
         """Let a lowered node read and write FP32, of the same values: what it writes is rounded by a Cast behind it."""
-        for position, value in enumerate(node.inputs):
-            if value is not None and value in self.low_values:
-                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+        self._raise(node, node)
         for value in [value for value in node.outputs if value in self.low_values]:
             name = str(value.name)
-            cast = ir.node(
-                "Cast", [value], attributes={"to": int(self.low)}, name=f"{name}::{self.precision}"
-            )
+            cast = _cast(value, self.low, name, f"{name}::{self.precision}")
             rounded = cast.outputs[0]
-            rounded.dtype, rounded.shape = self.low, value.shape
             value.dtype = ir.DataType.FLOAT
             self.low_values.discard(value)
             self.low_values.add(rounded)
@@ -260,14 +255,16 @@ class _Typing:
             self.graph.insert_after(node, cast)
 
     def _raise_inputs(self, node: ir.Node) -> None:
-        for position, value in enumerate(node.inputs):
-            if value is not None and value in self.low_values:
-                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+        self._raise(node, node)
         for _, body in bodies_of(node):
             for inner in ir.traversal.RecursiveGraphIterator(body):
-                for position, value in enumerate(inner.inputs):
-                    if value is not None and value in self.low_values:
-                        inner.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+                self._raise(inner, node)
+
+    def _raise(self, node: ir.Node, reader: ir.Node) -> None:
+        """Let `node`, which is `reader` or in one of its bodies, read FP32."""
+        for position, value in enumerate(node.inputs):
+            if value is not None and value in self.low_values:
+                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, reader))
 
     def _is_float(self, value: ir.Value) -> bool:
         if value in self.low_values:
@@ -295,22 +292,19 @@ class _Typing:
             array = round_array(tensor.numpy(), self.precision).astype(self.low.numpy())
             return ir.Tensor(np.asarray(array), name=name)
 
-        made = rounded() if tensor.nbytes <= LARGE_BYTES else None
-        if (
-            made is None
-        ):  # rounded whenever it is read: held beside the model's own, it would take half as much again
-            made = ir.LazyTensor(rounded, self.low, ir.Shape(tensor.numpy().shape), name=name)
-        new = ir.Value(name=name, const_value=made)
+        large = (
+            tensor.nbytes > LARGE_BYTES
+        )  # such are rounded whenever they are read: held, they would take 1.5 times
+        lazy = ir.LazyTensor(rounded, self.low, ir.Shape(tensor.numpy().shape), name=name) if large else None
+        new = ir.Value(name=name, const_value=lazy or rounded())
         new.dtype, new.shape = self.low, value.shape
         self.graph.register_initializer(new)
         self.low_values.add(new)
         return new
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
-        suffix = "fp32" if dtype == ir.DataType.FLOAT else str(self.precision)
-        node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}::{suffix}")
-        node.outputs[0].name = f"{value.name}::{suffix}"
-        node.outputs[0].dtype, node.outputs[0].shape = dtype, value.shape
+        name = f"{value.name}::{'fp32' if dtype == ir.DataType.FLOAT else self.precision}"
+        node = _cast(value, dtype, name, name)
         self.graph.insert_before(reader, node)
         if dtype == self.low:
             self.low_values.add(node.outputs[0])
@@ -320,11 +314,16 @@ class _Typing:
         """Give the graph output its FP32 dtype back, under its own name."""
         name = str(value.name)
         value.name = f"{name}::{self.precision}"
-        node = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}::output")
-        node.outputs[0].name = name
-        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
+        node = _cast(value, ir.DataType.FLOAT, name, f"{name}::output")
         self.graph.append(node)
         self.graph.outputs[position] = node.outputs[0]
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, writes: str, name: str) -> ir.Node:
+    node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=name)
+    output = node.outputs[0]
+    output.name, output.dtype, output.shape = writes, dtype, value.shape
+    return node
 
 
 def with_given(model: Model, tensors: Sequence[str]) -> Model:

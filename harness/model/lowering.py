@@ -16,6 +16,7 @@ products are rounded.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -421,8 +422,7 @@ class _Lowering:
         return numeric and (not self.tf32 or node.op_type in analysis.PRODUCT_OPS)
 
     def assemble(self, source: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
+        proto = copy.deepcopy(source)
         graph = proto.graph
         del graph.node[:], graph.output[:], graph.value_info[:]
         for value in [value for value in graph.input if value.name in self.model.weights]:

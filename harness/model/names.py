@@ -132,17 +132,10 @@ def _inside(graph: onnx.GraphProto) -> Iterator[InnerNode]:
 
 def repeated_names(model: Model, names: Collection[str]) -> tuple[str, ...]:
     """Those of `names` that more than one node has, at any depth: such nodes cannot be named alone."""
-    counts = Counter(_all_names(model.skeleton.graph))
+    counts = Counter(node.name for node in analysis.all_nodes(model.skeleton.graph))
     return tuple(name for name in dict.fromkeys(names) if counts[name] > 1)
-
-
-def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield node.name
-        for body in analysis.bodies(node):
-            yield from _all_names(body)
 
 
 def named_nodes(proto: onnx.ModelProto) -> frozenset[str]:
     """The names of all nodes of `proto`, those in bodies included."""
-    return frozenset(_all_names(proto.graph))
+    return frozenset(node.name for node in analysis.all_nodes(proto.graph))

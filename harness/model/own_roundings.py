@@ -8,6 +8,7 @@ remove, and writes its tensor rounded. `left_out` is the same model without any 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 
 import ml_dtypes
@@ -67,8 +68,7 @@ def written_out(proto: onnx.ModelProto, dtypes: Mapping[str, str]) -> onnx.Model
     """
     if not has_own_types(proto.graph, dtypes):
         return proto
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
+    made = copy.deepcopy(proto)
     _rewrite(made.graph, dtypes, rounded=True)
     return made
 
@@ -90,8 +90,7 @@ def left_out(
     pairs = list(quantizer_pairs(proto.graph))
     if (not typed and not pairs) or _bodies_are_typed(proto.graph, dtypes):
         return None
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
+    made = copy.deepcopy(proto)
     clipping = {dequantizer.name: _clips(quantizer, constants) for quantizer, dequantizer in pairs}
     for quantizer, dequantizer in quantizer_pairs(made.graph):
         dequantizer.op_type = "Relu" if clipping[dequantizer.name] else "Identity"
@@ -156,7 +155,8 @@ def _wrapped(node: onnx.NodeProto, dtypes: Mapping[str, str], *, rounded: bool) 
         if dtypes.get(name) in KINDS:
             reader = node.name or next(filter(None, node.output))
             wide = f"{name}{OWN}{len(before)}:{reader}"
-            before.append(_node("Cast", name, wide, f"{reader}{OWN}{len(before)}", to=TensorProto.FLOAT))
+            label = f"{reader}{OWN}{len(before)}"
+            before.append(helper.make_node("Cast", [name], [wide], name=label, to=TensorProto.FLOAT))
             node.input[position] = wide
     for position, name in enumerate(node.output):
         kind = KINDS.get(dtypes.get(name, ""))
@@ -164,16 +164,9 @@ def _wrapped(node: onnx.NodeProto, dtypes: Mapping[str, str], *, rounded: bool) 
             continue
         node.output[position] = name + OWN
         label = f"{node.name or name}{OWN}{len(before) + len(after)}"
-        after.append(
-            _node("Cast", name + OWN, name, label, to=kind)
-            if rounded
-            else _node("Identity", name + OWN, name, label)
-        )
+        op, given = ("Cast", {"to": kind}) if rounded else ("Identity", {})
+        after.append(helper.make_node(op, [name + OWN], [name], name=label, **given))
     return [*before, node, *after]
-
-
-def _node(op: str, read: str, written: str, name: str, **attributes: int) -> onnx.NodeProto:
-    return helper.make_node(op, [read], [written], name=name, **attributes)
 
 
 def bounds(quantizer: onnx.NodeProto, zero: np.ndarray | None) -> tuple[float, float]:
@@ -254,12 +247,9 @@ class Constants:
 def _dequantized(node: ir.Node, read: list[np.ndarray | None]) -> np.ndarray:
     stored, scale = np.asarray(read[0], np.float32), np.asarray(read[1], np.float32)
     zero = np.zeros_like(scale) if len(read) < 3 else np.asarray(read[2], np.float32)
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-    block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
-    return np.asarray(
-        (stored - along(zero, stored.shape, axis, block)) * along(scale, stored.shape, axis, block),
-        np.float32,
-    )
+    axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
+    zero, scale = (along(each, stored.shape, axis, block) for each in (zero, scale))
+    return np.asarray((stored - zero) * scale, np.float32)
 
 
 def along(values: np.ndarray, shape: tuple[int, ...], axis: int, block_size: int) -> np.ndarray:
@@ -285,18 +275,14 @@ def runnable(proto: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
     stored = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == float4}
     if not stored:
         return proto
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    kept = [
-        node for node in proto.graph.node if node.op_type != "DequantizeLinear" or node.input[0] not in stored
-    ]
+    made, kept = copy.deepcopy(proto), []
     for node in proto.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
-            values = constants.get(node.output[0])
-            if values is None:  # its scale is computed: ONNX Runtime says what is wrong
-                kept.append(node)
-            else:
-                made.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        reads_stored = node.op_type == "DequantizeLinear" and node.input[0] in stored
+        values = constants.get(node.output[0]) if reads_stored else None
+        if values is None:  # also where its scale is computed: ONNX Runtime says what is wrong
+            kept.append(node)
+        else:
+            made.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
     del made.graph.node[:]
     made.graph.node.extend(kept)
     return made

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from harness.case import DrawnFill, IntegersFill, MaskFill, PositionsFill
-from harness.model.analysis import bodies
+from harness.model.analysis import all_nodes
 from harness.model.model import Model
 
 MOVERS = frozenset(
@@ -53,15 +53,9 @@ class _Uses:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-        for node in self._nodes(model.skeleton.graph):
+        for node in all_nodes(model.skeleton.graph):
             for place, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, place))
-
-    def _nodes(self, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-        for node in graph.node:
-            yield node
-            for body in bodies(node):
-                yield from self._nodes(body)
 
     def fill(self, name: str, dtype: str) -> DrawnFill | None:
         """What an input is to be filled with; None where its use does not show."""

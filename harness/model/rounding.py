@@ -12,7 +12,7 @@ it at that: `toward_zero`. That errs twice as much, and always to the same side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -90,7 +90,11 @@ class Emitter:
         return f"{self.prefix}::{self.count}"
 
     def add(
-        self, op: str, *inputs: str, output: str | None = None, **attributes: int | onnx.GraphProto
+        self,
+        op: str,
+        *inputs: str,
+        output: str | None = None,
+        **attributes: int | Sequence[int] | onnx.GraphProto,
     ) -> str:
         """Append a node of the standard domain and return the name of its output."""
         output = output or self.fresh()
@@ -114,6 +118,19 @@ class Emitter:
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(value, key)
         return key
+
+    def integers(self, values: Sequence[int]) -> str:
+        """A constant of int64, made once."""
+        return self.constant("integers" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def part(self, name: str, axis: int, start: int, end: int, stride: int = 1, *, opset: int) -> str:
+        """Append what cuts a part out of a tensor along an axis, and return its name."""
+        if opset >= 10:
+            return self.add("Slice", name, *(self.integers([value]) for value in (start, end, axis, stride)))
+        if stride == 1:
+            return self.add("Slice", name, starts=[start], ends=[end], axes=[axis])
+        kept = self.constant(f"range{start}_{end}_{stride}", np.arange(start, end, stride))
+        return self.add("Gather", name, kept, axis=axis)
 
 
 def rounder(precision: Precision, opset: int, *, toward_zero: bool = False) -> Callable[[Emitter, str], str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from harness.errors import ModelError
-from harness.model.analysis import bodies
+from harness.model.analysis import all_graphs
 
 MOST_BYTES = 1 << 31
 """Of a tensor that a few numbers in the file stand for: what a protobuf can hold."""
@@ -23,12 +23,11 @@ def with_dense_tensors(proto: onnx.ModelProto, where: Path | str) -> onnx.ModelP
     Raises:
         ModelError: the places or the number of its values do not fit its shape, or it is over 2 GB.
     """
-    if not any(graph.sparse_initializer for graph in _graphs(proto.graph)):
+    if not any(graph.sparse_initializer for graph in all_graphs(proto.graph)):
         return proto
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    made = copy.deepcopy(proto)
     folder = where.parent if isinstance(where, Path) else Path()
-    for graph in _graphs(copy.graph):
+    for graph in all_graphs(made.graph):
         for sparse in graph.sparse_initializer:
             try:
                 graph.initializer.append(_dense(sparse, folder))
@@ -37,7 +36,7 @@ def with_dense_tensors(proto: onnx.ModelProto, where: Path | str) -> onnx.ModelP
                     f"the sparse tensor {sparse.values.name!r} is malformed: {error}", where=where
                 ) from error
         del graph.sparse_initializer[:]
-    return copy
+    return made
 
 
 def _dense(sparse: onnx.SparseTensorProto, folder: Path) -> onnx.TensorProto:
@@ -56,10 +55,3 @@ def _dense(sparse: onnx.SparseTensorProto, folder: Path) -> onnx.TensorProto:
     tensor = numpy_helper.from_array(dense, sparse.values.name)
     tensor.data_type = sparse.values.data_type
     return tensor
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _graphs(body)

@@ -166,7 +166,7 @@ def emit_steps(
         return emit.add("Add", scaled, node.input[2]) if len(node.input) > 2 else scaled
     first = int(attributes.get("axis", -1 if opset >= 13 else 1)) % rank
     axes = [first] if opset >= 13 else list(range(first, rank))
-    given = emit.constant("axes" + "_".join(map(str, axes)), np.array(axes, np.int64))
+    given = emit.integers(axes)
 
     def reduced(op: str, name: str, since: int) -> str:
         return emit.add(op, name, given) if opset >= since else emit.add(op, name, axes=axes)
@@ -184,8 +184,7 @@ def _given_axes(emit: Emitter, node: onnx.NodeProto, attributes: dict[str, Any],
         return [node.input[1]]
     if opset < 13 or "axes" not in attributes:
         return ()
-    axes = attributes.pop("axes")
-    return [emit.constant("axes" + "_".join(map(str, axes)), np.array(axes, np.int64))]
+    return [emit.integers(attributes.pop("axes"))]
 
 
 def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> str:
@@ -392,7 +391,7 @@ class _Sum:
     def scanned(self, left: str, right: str, shape: Shape) -> str:
         """The blocks of both sides multiplied and added up."""
         zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
-        start = self.emit.add("ConstantOfShape", self.integers(shape), value=zero)
+        start = self.emit.add("ConstantOfShape", self.emit.integers(shape), value=zero)
         prefix = self.emit.fresh()
         body = Emitter(prefix=f"{prefix}/block")
         names = [f"{prefix}/{name}" for name in ("sum", "left", "right")]
@@ -402,11 +401,8 @@ class _Sum:
         graph = helper.make_graph(body.nodes, prefix, values[:3], values[3:])
         return self.emit.add("Scan", start, left, right, body=graph, num_scan_inputs=2)
 
-    def integers(self, values: Sequence[int]) -> str:
-        return self.emit.constant("integers" + "_".join(map(str, values)), np.array(values, np.int64))
-
     def shaped(self, name: str, shape: Sequence[int]) -> str:
-        return self.emit.add("Reshape", name, self.integers(shape))
+        return self.emit.add("Reshape", name, self.emit.integers(shape))
 
     def padded(self, name: str, axis: int, rank: int, count: int) -> str:
         return self.pad(name, [0] * rank, [count * (place == axis) for place in range(rank)])
@@ -416,17 +412,10 @@ class _Sum:
             return name
         if self.opset < 11:
             return self.emit.add("Pad", name, pads=[*before, *after])
-        return self.emit.add("Pad", name, self.integers([*before, *after]))
+        return self.emit.add("Pad", name, self.emit.integers([*before, *after]))
 
     def part(self, name: str, axis: int, start: int, end: int, stride: int = 1) -> str:
-        if self.opset >= 10:
-            return self.emit.add(
-                "Slice", name, *(self.integers([value]) for value in (start, end, axis, stride))
-            )
-        if stride == 1:
-            return self.emit.add("Slice", name, starts=[start], ends=[end], axes=[axis])
-        kept = self.emit.constant(f"range{start}_{end}_{stride}", np.arange(start, end, stride))
-        return self.emit.add("Gather", name, kept, axis=axis)
+        return self.emit.part(name, axis, start, end, stride, opset=self.opset)
 
 
 def window_pads(attributes: Mapping[str, object], sizes: Sequence[int], kernel: Sequence[int]) -> list[int]:

@@ -108,7 +108,7 @@ class _Recurrent:
         shapes = [[0, 1, -1, self.hidden], *([1, -1, self.hidden] for _ in self.states)]
         joined = []
         for number, shape in enumerate(shapes):
-            parts = [self.emit.add("Reshape", each[number], self.integers(shape)) for each in found]
+            parts = [self.emit.add("Reshape", each[number], self.emit.integers(shape)) for each in found]
             joined.append(self.emit.add("Concat", *parts, axis=0 if number else 1))
         return tuple(joined)
 
@@ -228,7 +228,7 @@ class _Recurrent:
         if self.given[number]:
             return self.of(place, number)
         batch = self.part(self.emit, self.emit.add("Shape", self.given[0]), 0, 1, 2)
-        shape = self.emit.add("Concat", batch, self.integers([self.hidden]), axis=0)
+        shape = self.emit.add("Concat", batch, self.emit.integers([self.hidden]), axis=0)
         zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
         return self.emit.add("ConstantOfShape", shape, value=zero)
 
@@ -240,13 +240,8 @@ class _Recurrent:
     def rounded(self, emit: Emitter, op: str, *names: str) -> str:
         return self.round(emit, emit.add(op, *names))
 
-    def integers(self, values: Sequence[int]) -> str:
-        return self.emit.constant("integers" + "_".join(map(str, values)), np.array(values, np.int64))
-
     def part(self, emit: Emitter, name: str, axis: int, start: int, end: int) -> str:
-        if self.opset < 10:
-            return emit.add("Slice", name, starts=[start], ends=[end], axes=[axis])
-        return emit.add("Slice", name, *(self.integers([value]) for value in (start, end, axis)))
+        return emit.part(name, axis, start, end, opset=self.opset)
 
 
 class _Rnn(_Recurrent):
