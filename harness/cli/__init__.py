@@ -255,33 +255,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typer.main.get_command(app)(arguments, prog_name="harness")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except HarnessError as error:
-        if with_traceback:
-            print_exc()
-        print_error(error)
-        return error.exit_code
-    except MemoryError as error:
-        if with_traceback:
-            print_exc()
-        print(f"error: not enough memory: {error}\n  hint: try smaller shapes", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if with_traceback:
-            print_exc()
-        known = of_system(error)
-        if known is None:
-            return _internal_error(error)
-        with suppress(OSError):  # stderr may be on the same full disk
-            print_error(known)
-        return known.exit_code
     except Exception as error:
         if with_traceback:
             print_exc()
-        return _internal_error(error)
+        return _ended_by(error)
     return 0
 
 
-def _internal_error(error: Exception) -> int:
+def _ended_by(error: Exception) -> int:
+    """Say on stderr what went wrong; returns the exit status."""
+    known = of_system(error) if isinstance(error, OSError) and not isinstance(error, HarnessError) else error
+    if isinstance(known, HarnessError):
+        with suppress(OSError):  # stderr may be on the same full disk
+            print_error(known)
+        return known.exit_code
+    if isinstance(error, MemoryError):
+        print(f"error: not enough memory: {error}\n  hint: try smaller shapes", file=sys.stderr)
+        return 2
     print(
         f"internal error: {type(error).__name__}: {error}\n"
         "This is a bug in harness. Run the command again with --traceback and report what it prints, "

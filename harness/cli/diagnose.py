@@ -148,16 +148,13 @@ def _show(diagnosis: Diagnosis, outputs: Outputs, *, details: bool) -> None:
     """Print the diagnosis, and write the reports that were asked for."""
     from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
 
-    console = outputs.console
-    print_diagnosis(console, diagnosis, details=details)
+    print_diagnosis(outputs.console, diagnosis, details=details)
     outputs.write(
         document=diagnosis.to_dict,
         page=partial(diagnosis_page, diagnosis),
         summary=partial(diagnosis_markdown, diagnosis),
     )
-    if outputs.folder is not None:
-        written = ", ".join(outputs.written_to_folder())
-        console.print(f"  files  {outputs.folder}: {written}", soft_wrap=True)
+    outputs.print_folder()
 
 
 def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[ProgressEvent], None]:
@@ -183,13 +180,10 @@ def _diagnose_pairs(
     outputs.write(
         document=found.to_dict, page=partial(pairs_page, found), summary=partial(pairs_markdown, found)
     )
-    if outputs.folder is not None:
-        for name, model in (("repaired", found.repaired_model), ("reduced", found.reduced_model)):
-            if model is not None:
-                save_model(model, outputs.folder / f"{name}.onnx")
-        outputs.console.print(
-            f"  files  {outputs.folder}: {', '.join(outputs.written_to_folder())}", soft_wrap=True
-        )
+    for name, model in (("repaired", found.repaired_model), ("reduced", found.reduced_model)):
+        if model is not None and outputs.folder is not None:
+            save_model(model, outputs.folder / f"{name}.onnx")
+    outputs.print_folder()
     return found.exit_code
 
 

@@ -187,45 +187,29 @@ def drift(
         raise
     seconds = time.perf_counter() - start
     show_report(report, outputs, brief=quiet, seconds=seconds)
-    write_report(outputs, report, seconds=seconds)
     if annotate if annotate is not None else os.environ.get("GITHUB_ACTIONS") == "true":
-        print_annotations(report, to_stderr=outputs.owns_stdout)
+        from harness.report import annotate as annotations
+
+        for line in annotations(report):  # GitHub reads both streams
+            print(line, file=sys.stderr if outputs.owns_stdout else sys.stdout)
     for path in report.written:
         print(f"wrote {path}", file=sys.stderr)
-    raise typer.Exit(exit_status(report, baseline_update=baseline_update))
+    accepted = baseline_update and report.exit_code == 1  # rewriting the baselines accepts the drift
+    raise typer.Exit(0 if accepted else report.exit_code)
 
 
-def exit_status(report: DriftReport, *, baseline_update: bool) -> int:
-    """The report's status; rewriting the baselines accepts the drift."""
-    return 0 if report.exit_code == 1 and baseline_update else report.exit_code
-
-
-def show_report(report: DriftReport, outputs: Outputs, *, brief: bool, seconds: float | None) -> None:
-    """Print the report for a person."""
-    from harness.report import print_drift
-
-    print_drift(outputs.console, report, brief=brief, seconds=seconds)
-
-
-def write_report(outputs: Outputs, report: DriftReport, *, seconds: float | None) -> None:
-    """Write the files that `outputs` names.
+def show_report(report: DriftReport, outputs: Outputs, *, brief: bool, seconds: float | None = None) -> None:
+    """Print the report for a person, and write the files that `outputs` names.
 
     Raises:
         UsageError: a file cannot be written.
     """
-    from harness.report import drift_markdown, drift_page
+    from harness.report import drift_markdown, drift_page, print_drift
 
+    print_drift(outputs.console, report, brief=brief, seconds=seconds)
     outputs.write(
         document=report.to_dict,
         page=partial(drift_page, report, seconds=seconds),
         summary=partial(drift_markdown, report, seconds=seconds),
         table=report.to_frame,
     )
-
-
-def print_annotations(report: DriftReport, *, to_stderr: bool) -> None:
-    """Print annotations for GitHub, which reads both streams."""
-    from harness.report import annotate
-
-    for line in annotate(report):
-        print(line, file=sys.stderr if to_stderr else sys.stdout)

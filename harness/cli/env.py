@@ -187,38 +187,25 @@ def _print_checks(checks: Sequence[EnvironmentCheck]) -> None:
     columns = ("name", "release", "CUDA", "driver", "GPU", "capability", "free memory", "can do")
     rows = []
     for item in checks:
-        probe = item.probe
-        if probe is None:
-            rows.append((item.environment.name, *["–"] * 6, item.ability))
-            continue
-        free = "–" if probe.free_bytes is None else f"{probe.free_bytes / 2**30:.1f} GiB"
-        facts = (
-            f"{probe.product} {probe.tensorrt}",
-            probe.cuda,
-            probe.driver,
-            probe.gpu,
-            probe.compute_capability,
-        )
-        row = (item.environment.name, *(fact or "–" for fact in facts), free)
-        rows.append((*row, item.ability))
+        probe, facts = item.probe, ["–"] * 6
+        if probe is not None:
+            free = "–" if probe.free_bytes is None else f"{probe.free_bytes / 2**30:.1f} GiB"
+            known = (probe.cuda, probe.driver, probe.gpu, probe.compute_capability)
+            facts = [f"{probe.product} {probe.tensorrt}", *(fact or "–" for fact in known), free]
+        rows.append((item.environment.name, *facts, item.ability))
     _print_table(columns, rows)
     for item in checks:
-        for problem in item.problems:
-            print(f"{item.environment.name}: {problem}", file=sys.stderr)
-        if item.hint is not None:
-            print(f"  hint: {item.hint}", file=sys.stderr)
-        for line in item.evidence:
-            print(f"  | {line}", file=sys.stderr)
+        lines = [f"{item.environment.name}: {problem}" for problem in item.problems]
+        lines += [] if item.hint is None else [f"  hint: {item.hint}"]
+        for line in (*lines, *map("  | {}".format, item.evidence)):
+            print(line, file=sys.stderr)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-
     from harness.cli.progress import make_console
+    from harness.report import make_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = make_table(*columns, framed=False, gap=2)
     for row in rows:
         table.add_row(*row)
     make_console(sys.stdout).print(table)

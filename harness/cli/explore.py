@@ -14,7 +14,7 @@ from harness.cli.options import OnePrecision, OneTarget, Shapes, parse_shapes, p
 from harness.cli.outputs import check_folder
 from harness.cli.progress import StageProgress, make_console, make_progress
 from harness.tensors import Precision
-from harness.text import command
+from harness.text import command, target_words
 
 app = typer.Typer(add_completion=False)
 
@@ -75,9 +75,7 @@ def resuming_command(
     target: Path, precision: Precision, environment: str | None, inputs: Sequence[str], out: Path | None
 ) -> str:
     """The command that lets a diagnosis continue from what was tried."""
-    shapes = [word for shape in inputs for word in ("--input", shape)]
     place = [] if environment is None else ["--env", environment]
     folder = [] if out is None else ["--out", out]
-    return command(
-        "harness", "diagnose", target, "--precision", precision, *place, *shapes, *folder, "--resume"
-    )
+    words = ["--precision", precision, *place, *folder, "--resume"]
+    return command("harness", "diagnose", *target_words(str(target), inputs), *words)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.drift import show_report, write_report
+from harness.cli.drift import show_report
 from harness.cli.options import HtmlFile, JsonFile, MarkdownFile, history_option, history_path, path_argument
 from harness.cli.outputs import Outputs, write_table
 from harness.cli.progress import make_console
@@ -23,10 +23,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Folder = Annotated[Path, history_option("The folder of the history, or its URL in a store.")]
 HISTORY = Path("reports/history")
-#: Nightly runs come a day apart, give or take a late scheduler: a run this old is likely from last night.
 STALE = datetime.timedelta(hours=23)
-#: How far apart the clocks of machines that share a history may be.
+"""Nightly runs come a day apart, give or take a late scheduler: a run this old is likely from last night."""
 SKEW = datetime.timedelta(minutes=5)
+"""How far apart the clocks of machines that share a history may be."""
 
 
 @app.callback()
@@ -40,9 +40,8 @@ def list_(folder: Folder = HISTORY) -> None:
     from harness.history import runs_at
     from harness.report import make_table, short
 
-    table = make_table()
-    for name in ("run", "releases", "cases", "builds", "state", "size"):
-        table.add_column(name, no_wrap=name != "releases", justify="right" if name == "size" else "left")
+    columns = ("run", "releases", "cases", "builds", "state", "size")
+    table = make_table(*columns, numbers=["size"], whole=[name for name in columns if name != "releases"])
     for info in runs_at(folder):
         size = sum(path.stat().st_size for path in info.files)
         releases = " → ".join(short(name) for name in info.releases)
@@ -110,8 +109,7 @@ def show(
         if not info.finished:
             print(f"{info.run} was interrupted: these are its results so far", file=sys.stderr)
         report = report_of(info)
-    show_report(report, outputs, brief=quiet, seconds=None)
-    write_report(outputs, report, seconds=None)
+    show_report(report, outputs, brief=quiet)
     raise typer.Exit(report.exit_code)
 
 

@@ -196,11 +196,12 @@ class Outputs:
             if save is not None and self.tensors is not None:
                 save(self.tensors)
 
-    def written_to_folder(self) -> list[str]:
-        """Names of what is new or changed in `folder`, which others may use, too."""
-        if self.folder is None:
-            return []
-        return sorted(name for name, _ in _last_changes(self.folder).items() - self._before.items())
+    def print_folder(self) -> None:
+        """Print what is new or changed in `folder`, which others may use, too."""
+        if self.folder is not None:
+            changed = _last_changes(self.folder).items() - self._before.items()
+            names = ", ".join(sorted(name for name, _ in changed))
+            self.console.print(f"  files  {self.folder}: {names}", soft_wrap=True)
 
 
 def _load_pictures() -> None:

@@ -11,9 +11,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import IO, TYPE_CHECKING, Self, TypeVar
 
 from rich.console import Console
@@ -51,7 +49,8 @@ def make_console(stream: IO[str]) -> Console:
 
 @dataclass
 class _Pending:
-    text: Callable[[float], str]
+    text: str
+    more: str
     since: float
     remind_after: float
 
@@ -72,13 +71,14 @@ class _Reminders:
     def stop(self) -> None:
         self._over.set()
 
-    def set(self, key: str, text: Callable[[float], str], *, restart: bool) -> None:
-        """`key` is under way, and `text` says so, given the seconds that it has taken; `restart` counts them anew."""
+    def set(self, key: str, text: str, more: str = "", *, restart: bool) -> None:
+        """`key` is under way: `{text}, 12 s so far{more}`; `restart` counts the seconds anew."""
         with self._guard:
-            if key in self._pending and not restart:
-                self._pending[key].text = text
-            else:
-                self._pending[key] = _Pending(text, time.monotonic(), self._first)
+            known = None if restart else self._pending.get(key)
+            since, after = (
+                (time.monotonic(), self._first) if known is None else (known.since, known.remind_after)
+            )
+            self._pending[key] = _Pending(text, more, since, after)
 
     def remove(self, key: str) -> None:
         """`key` has ended."""
@@ -92,7 +92,8 @@ class _Reminders:
                 for each in self._pending.values():
                     if now >= each.since + each.remind_after:
                         each.remind_after *= 2
-                        print(each.text(now - each.since), file=self._stream, flush=True)
+                        took = duration(now - each.since)
+                        print(f"{each.text}, {took} so far{each.more}", file=self._stream, flush=True)
 
 
 class _Progress(ABC):
@@ -132,9 +133,9 @@ class _Progress(ABC):
         if self._stream is not None:
             print(line, file=self._stream, flush=True)
 
-    def _remind(self, key: str, text: Callable[[float], str], *, restart: bool) -> None:
+    def _remind(self, key: str, text: str, more: str = "", *, restart: bool = True) -> None:
         if self._reminders is not None:
-            self._reminders.set(key, text, restart=restart)
+            self._reminders.set(key, text, more, restart=restart)
 
 
 class RunProgress(_Progress):
@@ -170,7 +171,7 @@ class RunProgress(_Progress):
             if event.total > 1:  # the report shows a single run at once
                 self._print(f"{_position(event)} {_ended(event.result)}")
         else:
-            self._remind(run, partial(_run_continues, event), restart=event.kind == "start")
+            self._remind(run, f"{_position(event)} {_doing(event)}", restart=event.kind == "start")
         if self._live is not None:
             self._live.update(
                 self._task, total=event.total, completed=len(self._ended), description=_doing(event)
@@ -190,7 +191,7 @@ class StageProgress(_Progress):
     def __call__(self, event: StageEvent) -> None:
         """Show a step of a stage."""
         step = (event.stage, event.text)
-        self._remind("stage", partial(_stage_continues, event), restart=step != self._printed)
+        self._remind("stage", str(event), f", {spent(event)}", restart=step != self._printed)
         if step != self._printed:
             self._printed = step
             self._print(str(replace(event, detail="")))
@@ -206,7 +207,7 @@ class CheckProgress(_Progress):
 
     def __call__(self, text: str) -> None:
         """Show a step."""
-        self._remind("check", lambda seconds: f"{text}, {duration(seconds)} so far", restart=True)
+        self._remind("check", text)
         if self._live is not None:
             self._live.update(self._task, description=text)
 
@@ -225,10 +226,6 @@ def make_progress(kind: type[P], *, quiet: bool) -> P:
 
 def _position(event: RunEvent) -> str:
     return f"[{event.index + 1:{len(str(event.total))}}/{event.total}]"
-
-
-def _run_continues(event: RunEvent, seconds: float) -> str:
-    return f"{_position(event)} {_doing(event)}, {duration(seconds)} so far"
 
 
 def _doing(event: RunEvent) -> str:
@@ -251,20 +248,15 @@ def _ended(result: RunResult) -> str:
     return f"{title(result)}: {word}{error}{perturbed}{took}"
 
 
-def _stage_continues(event: StageEvent, seconds: float) -> str:
-    return f"{event}, {duration(seconds)} so far, {spent(event)}"
-
-
 def spent(event: StageEvent) -> str:
     """`12 emulations, 2 builds, 5 suspects, about 3 to go (b7_sq, b7_mean …)`."""
-    parts = [plural(event.emulations, "emulation")]
-    if event.builds:
-        parts.append(plural(event.builds, "build"))
-    if event.suspects is not None:
-        parts.append(plural(event.suspects, "suspect"))
-    if event.remaining is not None:
-        parts.append(f"about {event.remaining} to go")
-    text = ", ".join(parts)
+    parts = [
+        plural(event.emulations, "emulation"),
+        plural(event.builds, "build") if event.builds else None,
+        None if event.suspects is None else plural(event.suspects, "suspect"),
+        None if event.remaining is None else f"about {event.remaining} to go",
+    ]
+    text = ", ".join(filter(None, parts))
     if event.suspected:
         more = " …" if len(event.suspected) > 3 else ""
         text += f" ({', '.join(event.suspected[:3])}{more})"

@@ -29,20 +29,17 @@ class _Script:
     sha256: str
 
 
-def render_page(
-    template: str, made: datetime.datetime | None, *, scripts: tuple[str, ...] = (), **values: Any
-) -> str:
-    """The page that `template` makes of `values`.
+def render_page(template: str, *, scripts: tuple[str, ...] = (), **values: Any) -> str:
+    """The page that `template` makes of `values`, and of the time at which it is `made`.
 
     Args:
         template: its file in `templates/`.
-        made: when the page is made; now by default.
         scripts: files in `templates/`, besides that of all pages.
         values: what the template shows.
     """
-    when = (made or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%d %H:%M UTC")
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     loaded = [_script(name) for name in ("page.js", *scripts)]
-    return _environment().get_template(template).render(made=when, scripts=loaded, **values)
+    return _environment().get_template(template).render(made=made, scripts=loaded, **values)
 
 
 def trusted(text: str) -> Markup:

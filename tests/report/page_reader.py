@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "wbr"}
@@ -42,3 +44,9 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
+
+
+def age_of(page: str) -> timedelta:
+    """How long ago a page says that it was made."""
+    (made,) = re.findall(r"Made by harness on (\d{4}-\d\d-\d\d \d\d:\d\d) UTC\.", page)
+    return datetime.now(UTC) - datetime.strptime(made, "%Y-%m-%d %H:%M").replace(tzinfo=UTC)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import browse_framed, needs_browser, with_script
-from page_reader import Page
+from page_reader import Page, age_of
 from rich.console import Console
 
 from harness.comparison import GateResult
@@ -146,9 +146,9 @@ def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
 
 
 def test_the_page_is_one_file_with_both_pictures(diagnosis: Diagnosis) -> None:
-    page = html_page(diagnosis, made=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
+    page = html_page(diagnosis)
     assert page.count("<svg") == 2
-    assert "2026-01-02 00:00 UTC" in page
+    assert age_of(page) < datetime.timedelta(minutes=5)
     assert WHY in page
     assert "python /tmp/d/repro/repro.py" in Page(page).text
     assert not re.search(r'(?:src|href)="https?:', page)

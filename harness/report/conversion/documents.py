@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-
 from harness.conversion import CheckReport
 from harness.report.conversion import cures, view
 from harness.report.conversion.picture import picture_data
@@ -22,17 +20,15 @@ COLOURS = {
 """The colour of a kernel, by the datatype that it computes in."""
 
 
-def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.datetime | None = None) -> str:
+def check_page(report: CheckReport, *, kernels: bool = False) -> str:
     """The report as an HTML page.
 
     Args:
         report: what was found.
         kernels: draw the kernels of each engine.
-        made: when the page was made; now by default.
     """
     return render_page(
         "check.html.j2",
-        made,
         scripts=("kernels.js",) if kernels else (),
         report=report,
         view=view,

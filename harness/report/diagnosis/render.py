@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -110,13 +109,8 @@ def _outputs(diagnosis: Diagnosis) -> list[tuple[OutputResult, OutputResult | No
     return [(output, after.get((output.tensor, output.sample))) for output in before]
 
 
-def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) -> str:
-    """The diagnosis as an HTML page, with the error growth before and, where it was measured, after.
-
-    Args:
-        diagnosis: what to show.
-        made: when the page was made; now by default.
-    """
+def diagnosis_page(diagnosis: Diagnosis) -> str:
+    """The diagnosis as an HTML page, with the error growth before and, where it was measured, after."""
     runs = ((f"Before: at {diagnosis.precision}", diagnosis.before, ""), _after(diagnosis))
     pictures = [
         (label, trusted(error_growth_svg(result, note=note)))
@@ -125,7 +119,6 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
     ]
     return render_page(
         "diagnosis.html.j2",
-        made,
         diagnosis=diagnosis,
         words=words,
         commands=_commands(diagnosis),

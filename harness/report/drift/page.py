@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,15 +50,12 @@ class _Tile:
     tone: str
 
 
-def drift_page(
-    report: DriftReport, *, seconds: float | None = None, made: datetime.datetime | None = None
-) -> str:
+def drift_page(report: DriftReport, *, seconds: float | None = None) -> str:
     """The report as an HTML page.
 
     Args:
         report: the drift.
         seconds: how long it took.
-        made: when the page was made; now by default.
     """
     ordered = report.worst_first()
     remarkable = [run for run in ordered if is_remarkable(run)]
@@ -69,7 +65,6 @@ def drift_page(
     sections = tuple(_sections(report, shown, anchors))
     return render_page(
         "drift.html.j2",
-        made,
         scripts=("drift.js",),
         report=report,
         lines=lines,

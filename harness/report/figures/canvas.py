@@ -8,14 +8,15 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.history import DriftReport
-from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, WIDTH
+from harness.report.figures.layout import LABEL_HEIGHT, LEFT, MOST_NAMES, NAME_LENGTH, WIDTH
 from harness.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinguished by readers with any of the common colour deficiencies.
@@ -54,6 +55,19 @@ class Scale:
         return min(max(value, self.floor), self.ceiling) if math.isfinite(value) else self.ceiling
 
 
+def blank(height: float, width: float = WIDTH) -> Figure:
+    """An empty picture, so many inches high."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor="white")
+
+
+def set_ticks(axis: Axis, ticks: Mapping[float, str]) -> None:
+    """Texts at these places of an axis, and nothing between them."""
+    axis.set_ticks(list(ticks), list(ticks.values()))
+    axis.set_ticks([], minor=True)
+
+
 def plain_axes(axes: Axes) -> None:
     """No more of the axes than it takes to read them."""
     for side in ("top", "right"):
@@ -69,10 +83,9 @@ _DRAWING = threading.Lock()
 
 def load_pictures() -> None:
     """Load matplotlib and its fonts, which takes a second: by drawing one letter."""
-    from matplotlib.figure import Figure
 
     def letter() -> Figure:
-        figure = Figure(figsize=(1, 1))
+        figure = blank(1, 1)
         figure.text(0, 0, "x")
         return figure
 
@@ -151,8 +164,7 @@ def draw_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
 
 def label_errors(axes: Axes, ticks: Mapping[float, str]) -> None:
     """Ticks of an axis of errors, and its name."""
-    axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
+    set_ticks(axes.yaxis, ticks)
     axes.set_ylabel("nrmse over the FP32 reference", color=INK)
     axes.yaxis.set_label_coords(-0.072, 0.5)
 
@@ -197,6 +209,25 @@ def draw_rings(axes: Axes, places: Sequence[int], heights: Sequence[float], labe
         markeredgewidth=1.8,
         zorder=7,
     )
+
+
+def draw_name(axes: Axes, text: str, place: int, height: float, *, row: int, leftwards: bool) -> None:
+    """A name above the axes, `row` rows up, with a line that leads from it down to a layer at `height`."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure: Any = axes.figure
+    up = ScaledTranslation(0, LABEL_HEIGHT * (row + 0.55), figure.dpi_scale_trans)
+    spot: dict[str, Any] = {
+        "xy": (place, height),
+        "xytext": (place, 1.0),
+        "textcoords": axes.get_xaxis_transform() + up,
+        "annotation_clip": False,
+    }
+    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    look: dict[str, Any] = {"size": 8.5, "weight": "bold", "color": VERMILION, "zorder": 8, "bbox": box}
+    axes.annotate(text, ha="right" if leftwards else "left", va="center", **look, **spot)
+    leader = {"arrowstyle": "-", "color": VERMILION, "linewidth": 0.9, "shrinkA": 5, "shrinkB": 7}
+    axes.annotate("", arrowprops=leader, zorder=5, **spot)
 
 
 def draw_ticks(axes: Axes, places: Sequence[int], label: str, *, count: int, width: float = 1.0) -> None:

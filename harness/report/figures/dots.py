@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.history import DriftReport, JudgedTensor, RowKind, RunDrift, compared_engines, judged_tensors
 from harness.report.figures.canvas import (
@@ -13,12 +13,14 @@ from harness.report.figures.canvas import (
     GREY,
     INK,
     Scale,
+    blank,
     colour_of,
     draw_grid,
     draw_legend,
     draw_title,
     log_ticks,
     plain_axes,
+    set_ticks,
 )
 from harness.report.figures.layout import RIGHT, WIDTH
 from harness.report.words import short
@@ -35,16 +37,13 @@ ROW, FOOT, HEAD = 0.24, 0.52, 0.62  # inches
 
 def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
     """The worst output of every run: each build's error, and the noise band of the older release."""
-    from matplotlib.figure import Figure
-
     outputs = report.tensors[report.tensors["kind"] == RowKind.OUTPUT]
     rows = _worst_outputs(outputs, runs[:MOST_RUNS])
     height = FOOT + max(len(rows), 1) * ROW + HEAD
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = blank(height)
     left = 3.1
-    axes = figure.add_axes(
-        (left / WIDTH, FOOT / height, (WIDTH - left - RIGHT) / WIDTH, len(rows) * ROW / height)
-    )
+    box = (left / WIDTH, FOOT / height, (WIDTH - left - RIGHT) / WIDTH, len(rows) * ROW / height)
+    axes = figure.add_axes(box)
     places = range(len(rows))
     errors = _builds(report, rows)
     values = [error for found in errors for builds in found.values() for error in builds]
@@ -59,28 +58,19 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
     ]
     _draw_bands(axes, bands)
     for release in report.releases:
+        colour = colour_of(report, release)
+        older, newer = ("o", 5, "none"), ("D", 4.4, colour)
+        marker, size, fill = older if release == report.old else newer
         dots = [(scale.height(error), place) for place in places for error in errors[place].get(release, ())]
-        axes.plot(
-            [dot[0] for dot in dots],
-            [dot[1] for dot in dots],
-            linestyle="none",
-            marker="o" if release == report.old else "D",
-            markersize=5 if release == report.old else 4.4,
-            markerfacecolor="none" if release == report.old else colour_of(report, release),
-            color=colour_of(report, release),
-            label=short(release, 44),
-            zorder=3,
-        )
-    axes.set_yticks(
-        list(places),
-        [shorten(f"{row.case} {row.precision}: {row.tensor} [{row.sample}]", 42) for row in rows],
-    )
+        across, down = [dot[0] for dot in dots], [dot[1] for dot in dots]
+        look: Any = {"marker": marker, "markersize": size, "markerfacecolor": fill, "linestyle": "none"}
+        axes.plot(across, down, color=colour, label=short(release, 44), zorder=3, **look)
+    names = (f"{row.case} {row.precision}: {row.tensor} [{row.sample}]" for row in rows)
+    axes.set_yticks(list(places), [shorten(name, 42) for name in names])
     draw_grid(axes, "x")
     axes.set_xlabel("nrmse over the FP32 reference; the bar is the older release's noise band", color=INK)
     plain_axes(axes)
-    ticks = log_ticks(scale, values)
-    axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
+    set_ticks(axes.xaxis, log_ticks(scale, values))
     draw_title(figure, "Outputs, build by build", left=0.01)
     draw_legend(figure, axes, 1 - 0.36 / height, left=0.003)
     return figure
@@ -88,23 +78,15 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
 
 def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
     """Latency, size and build time of the newer releases over the older one's, with its noise band."""
-    from matplotlib.figure import Figure
-
     quantities = list(dict.fromkeys(engines["quantity"]))
     keys = list(dict.fromkeys(zip(engines["case"], engines["precision"], strict=True)))[:MOST_RUNS]
     left = 2.3
     height = FOOT + len(keys) * ROW + HEAD + 0.1
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = blank(height)
     wide = (WIDTH - left - RIGHT) / len(quantities)
     for column, quantity in enumerate(quantities):
-        axes = figure.add_axes(
-            (
-                (left + column * wide) / WIDTH,
-                FOOT / height,
-                (wide - 0.25) / WIDTH,
-                len(keys) * ROW / height,
-            )
-        )
+        start, width = left + column * wide, wide - 0.25
+        axes = figure.add_axes((start / WIDTH, FOOT / height, width / WIDTH, len(keys) * ROW / height))
         part = engines[engines["quantity"] == quantity]
         _draw_ratios(axes, report, part, keys)
         axes.set_title(quantity, size=9.5, color=INK, loc="left")
@@ -206,5 +188,4 @@ def _ratio_ticks(axes: Axes, low: float, high: float) -> None:
     ticks = [tick for tick in steps if low / 1.16 <= tick <= high * 1.16]
     if wide > 3:
         ticks = [tick for tick in ticks if tick not in (0.8, 0.9, 1.1, 1.25, 0.2, 5.0)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    set_ticks(axes.xaxis, {tick: f"{tick:g}" for tick in ticks})

@@ -26,7 +26,9 @@ from harness.report.figures.canvas import (
     PURPLE,
     VERMILION,
     Scale,
+    blank,
     draw_legend,
+    draw_name,
     draw_rings,
     draw_ticks,
     draw_title,
@@ -35,15 +37,14 @@ from harness.report.figures.canvas import (
     plain_axes,
     prepare_errors,
     render,
+    set_ticks,
     svg,
 )
 from harness.report.figures.layout import (
     AXIS,
     HEADROOM_HEIGHT,
-    LABEL_HEIGHT,
     MAIN_HEIGHT,
     TITLE_HEIGHT,
-    WIDTH,
     Layout,
     OriginLabel,
 )
@@ -70,8 +71,6 @@ def error_growth(result: RunResult, *, note: str = "") -> Figure:
     Raises:
         UsageError: the run observed no layers.
     """
-    from matplotlib.figure import Figure
-
     layers = result.layers
     if not layers:
         raise UsageError(
@@ -80,7 +79,7 @@ def error_growth(result: RunResult, *, note: str = "") -> Figure:
             hint="observe the intermediate tensors: leave out `--observe none`",
         )
     layout = Layout.of(layers)
-    figure = Figure(figsize=(WIDTH, layout.height), facecolor="white")
+    figure = blank(layout.height)
     main = figure.add_axes(layout.box(layout.main_bottom, MAIN_HEIGHT))
     scale = draw_errors(main, layers)
     draw_failures(main, layers, scale)
@@ -197,35 +196,12 @@ def draw_origins(
     axes: Axes, layers: Sequence[LayerResult], scale: Scale, labels: Sequence[OriginLabel]
 ) -> None:
     """Ring each origin, and lead a line from the labelled ones to their names above the axes."""
-    from matplotlib.transforms import ScaledTranslation
-
-    origins = [place for place, layer in enumerate(layers) if layer.origin]
-    if not origins:
-        return
-    heights = {place: scale.height(layers[place].metrics.error) for place in origins}
-    draw_rings(axes, origins, list(heights.values()), f"origin ({len(origins)})")
-    figure: Any = axes.figure
+    heights = {place: scale.height(each.metrics.error) for place, each in enumerate(layers) if each.origin}
+    if heights:
+        draw_rings(axes, list(heights), list(heights.values()), f"origin ({len(heights)})")
     for label in labels:
-        up = ScaledTranslation(0, LABEL_HEIGHT * (label.row + 0.55), figure.dpi_scale_trans)
-        spot: dict[str, Any] = {
-            "xy": (label.place, heights[label.place]),
-            "xytext": (label.place, 1.0),
-            "textcoords": axes.get_xaxis_transform() + up,
-            "annotation_clip": False,
-        }
-        axes.annotate(
-            label.text,
-            ha="right" if label.leftwards else "left",
-            va="center",
-            size=8.5,
-            weight="bold",
-            color=VERMILION,
-            zorder=8,
-            bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},
-            **spot,
-        )
-        leader = {"arrowstyle": "-", "color": VERMILION, "linewidth": 0.9, "shrinkA": 5, "shrinkB": 7}
-        axes.annotate("", arrowprops=leader, zorder=5, **spot)
+        height = heights[label.place]
+        draw_name(axes, label.text, label.place, height, row=label.row, leftwards=label.leftwards)
 
 
 def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None:
@@ -250,8 +226,7 @@ def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None
     ticks = {1e-4: "1e-4", 1e-2: "1e-2", 1.0: "1"}
     if any(layer.metrics.headroom > MOST_HEADROOM for layer in layers):
         ticks[MOST_HEADROOM] = "beyond 1e4"
-    axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
+    set_ticks(axes.yaxis, ticks)
     note = f"× max: largest reference value over the largest {dtype}"
     note += f"; beyond 1 in {_overflowing(len(over), len(broken))}" if over else ""
     axes.text(0, 1.04, note, transform=axes.transAxes, size=8.5, color=INK)

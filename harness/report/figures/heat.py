@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.comparison import ErrorMap
-from harness.report.figures.canvas import INK, VERMILION, plain_axes, svg
-from harness.report.figures.layout import WIDTH
+from harness.report.figures.canvas import INK, VERMILION, blank, plain_axes, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +23,12 @@ def error_map_svg(found: ErrorMap, name: str) -> str:
 
 def _figure(found: ErrorMap) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     cells = np.array(found.cells)
     finite = np.where(np.isfinite(cells), cells, np.nan)
     height = min(max(len(cells) * _CELL, _LEAST), _MOST) + 0.7
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = blank(height)
     axes = figure.add_axes((0.12, 0.45 / height, 0.72, 1 - 0.6 / height))
     colours = LinearSegmentedColormap.from_list("error", ["#F8FAFC", VERMILION]).with_extremes(bad=INK)
     *_, columns = found.shape

@@ -42,7 +42,6 @@ class Layout:
     """The heights of the parts."""
 
     labels: tuple[OriginLabel, ...]
-    named: bool
     headroom: bool
     foot: float
 
@@ -53,7 +52,6 @@ class Layout:
         longest = min(NAME_LENGTH, max(len(layer.node) for layer in layers))
         return cls(
             labels=origin_labels(layers),
-            named=named,
             headroom=any(layer.metrics.headroom >= SHOWN_HEADROOM for layer in layers),
             foot=0.28 + 0.052 * longest if named else 0.5,
         )

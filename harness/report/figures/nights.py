@@ -12,9 +12,12 @@ from harness.report.figures.canvas import (
     INK,
     VERMILION,
     Scale,
+    blank,
+    draw_title,
     log_ticks,
     plain_axes,
     prepare_errors,
+    set_ticks,
 )
 from harness.report.figures.layout import LEFT, RIGHT, WIDTH
 from harness.text import number, shorten
@@ -44,20 +47,16 @@ def stepped_first(series: Sequence[Series]) -> list[Series]:
 
 def series_figure(series: Sequence[Series]) -> Figure:
     """A panel a series, those with steps first."""
-    from matplotlib.figure import Figure
-
     stepped = sum(bool(one.steps) for one in series)
     shown = stepped_first(series)[: min(MOST_PANELS, max(MOST_CALM, stepped))]
     height = FOOT + len(shown) * PANEL + HEAD
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = blank(height)
     wide = (WIDTH - LEFT - RIGHT) / WIDTH
     for place, one in enumerate(shown):
         bottom = FOOT + (len(shown) - 1 - place) * PANEL
         axes = figure.add_axes((LEFT / WIDTH, bottom / height, wide, (PANEL - 0.42) / height))
         _draw(axes, one)
-    figure.text(
-        LEFT / WIDTH, 1 - 0.12 / height, "Error night by night", size=12, weight="bold", color=INK, va="top"
-    )
+    draw_title(figure, "Error night by night")
     return figure
 
 
@@ -79,9 +78,7 @@ def _draw(axes: Axes, one: Series) -> None:
             weight="bold",
         )
     ticks = log_ticks(scale, one.errors)
-    few = list(ticks)[:: max(1, len(ticks) // 3)]
-    axes.set_yticks(few, [ticks[place] for place in few])
-    axes.minorticks_off()
+    set_ticks(axes.yaxis, dict(list(ticks.items())[:: max(1, len(ticks) // 3)]))
     enough = "" if one.steps is not None else " (too few nights to seek steps)"
     name = f"{one.case} at {one.precision}: {one.tensor} [{one.sample}]{enough}"
     axes.set_title(shorten(name, 90), size=9, color=INK, loc="left", pad=3)

@@ -14,6 +14,7 @@ from harness.report.figures.canvas import (
     ORANGE,
     PURPLE,
     VERMILION,
+    blank,
     draw_grid,
     draw_title,
     plain_axes,
@@ -35,9 +36,7 @@ def histogram_svg(
     """The magnitudes of a tensor, with a line where each method clips, and the curve that entropy minimises."""
 
     def make() -> Figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
+        figure = blank(HEIGHT, WIDTH)
         axes: Axes = figure.add_axes((0.09, 0.2, 0.82, 0.62))
         step = 8  # 256 bars: more than a screen shows
         counts = histogram.counts.reshape(-1, step).sum(axis=1)
@@ -71,9 +70,7 @@ def mixed_curve_svg(found: Quantization) -> str:
     """The error of the model against the share of its multiply-adds that are quantised."""
 
     def make() -> Figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(WIDTH, 3.2), facecolor="white")
+        figure = blank(3.2, WIDTH)
         axes: Axes = figure.add_axes((0.09, 0.17, 0.86, 0.66))
         for label, colour, errors in (
             ("calibration samples", BLUE, [point.error for point in found.curve]),

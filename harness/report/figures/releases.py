@@ -15,8 +15,10 @@ from harness.report.figures.canvas import (
     INK,
     VERMILION,
     Scale,
+    blank,
     colour_of,
     draw_legend,
+    draw_name,
     draw_rings,
     draw_ticks,
     draw_title,
@@ -25,7 +27,7 @@ from harness.report.figures.canvas import (
     log_ticks,
     prepare_errors,
 )
-from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
+from harness.report.figures.layout import LABEL_HEIGHT, LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
 from harness.report.words import short
 from harness.text import number, shorten
 
@@ -62,15 +64,13 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
     Under it the layers × releases heatmap: the darker, the larger the error, red where it is not finite; and the
     change of each newer release: red where it regressed, blue where it improved, full colour from ten times on.
     """
-    from matplotlib.figure import Figure
-
     table = layer_table(report, run)
     rows = 2 * len(table.columns) - 1
     named = len(table) <= MOST_NAMES
     foot = 0.3 + 0.052 * min(NAME_LENGTH, max(map(len, table.index))) if named else 0.52
-    names = MOST_NAMED * 0.19 if run.origins else 0.0
+    names = MOST_NAMED * LABEL_HEIGHT if run.origins else 0.0
     height = foot + rows * STRIP + GAP + MAIN + names + HEAD
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = blank(height)
 
     def box(bottom: float, tall: float) -> tuple[float, float, float, float]:
         return (LEFT / WIDTH, bottom / height, (WIDTH - LEFT - RIGHT) / WIDTH, tall / height)
@@ -103,8 +103,7 @@ def layer_table(report: DriftReport, run: RunDrift) -> pd.DataFrame:
     finite = errors.where(np.isfinite(errors))
     builds = finite.groupby([chosen["tensor"].astype(str), chosen["side"].astype(str)], sort=False)
     level = builds.mean().where(2 * builds.count() >= builds.size(), math.inf)
-    table = level.unstack("side")
-    table = table.loc[places.sort_values(kind="stable").index]
+    table = level.unstack("side").loc[places.sort_values(kind="stable").index]
     return table[[name for name in report.releases if name in table.columns]]
 
 
@@ -131,22 +130,11 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
         )
     for release in table.columns:
         heights = [scale.height(_or_none(value)) for value in table[release]]
+        look: Any = {"linewidth": 1.5, "marker": "o", "markersize": 2.8} if few else {"linewidth": 1.0}
         colour = colour_of(report, release)
-        axes.plot(
-            places,
-            heights,
-            label=short(release, 44),
-            color=colour,
-            linewidth=1.5 if few else 1.0,
-            marker="o" if few else None,
-            markersize=2.8,
-            zorder=3,
-        )
-    worse = [
-        place
-        for place, verdict in enumerate(judged["verdict"].reindex(table.index))
-        if verdict in REGRESSIONS
-    ]
+        axes.plot(places, heights, label=short(release, 44), color=colour, zorder=3, **look)
+    verdicts = judged["verdict"].reindex(table.index)
+    worse = [place for place, verdict in enumerate(verdicts) if verdict in REGRESSIONS]
     if worse:
         draw_ticks(axes, worse, "regressed", count=len(table))
     _ring_origins(axes, run, table, scale)
@@ -160,27 +148,10 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
         return
     heights = [scale.height(_or_none(table[run.new].iloc[place])) for place, _ in rings]
     draw_rings(axes, [place for place, _ in rings], heights, "origin")
-    for row, (place, origin) in enumerate(rings[:MOST_NAMED]):
-        late = place > 0.7 * len(table)
-        axes.annotate(
-            shorten(f"{origin.node or origin.tensor} ({origin.op})", 44),
-            xy=(place, heights[row]),
-            xytext=(place, 1.04 + 0.066 * (len(rings[:MOST_NAMED]) - 1 - row)),
-            textcoords=axes.get_xaxis_transform(),
-            annotation_clip=False,
-            ha="right" if late else "left",
-            va="center",
-            size=8.5,
-            weight="bold",
-            color=VERMILION,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": VERMILION,
-                "linewidth": 0.9,
-                "shrinkB": 7,
-                "relpos": (0.97 if late else 0.03, 0.0),
-            },
-        )
+    named = rings[:MOST_NAMED]
+    for rank, (place, origin) in enumerate(named):
+        text, row = shorten(f"{origin.node or origin.tensor} ({origin.op})", 44), len(named) - 1 - rank
+        draw_name(axes, text, place, heights[rank], row=row, leftwards=place > 0.7 * len(table))
 
 
 def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple[Key, ...]:
@@ -198,24 +169,14 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     change = np.where(np.isposinf(values[1:]) & np.isposinf(values[:1]), 0.0, change)
     change = np.clip(np.nan_to_num(change, nan=0.0), -MOST_CHANGE, MOST_CHANGE)
     rows = len(values) + len(change)
-    looks: Any = {"aspect": "auto", "interpolation": "nearest"}
-    right = values.shape[1] - 0.5
-    axes.imshow(
-        np.where(np.isposinf(values), high + 1, shown),
-        cmap=errors,
-        vmin=low,
-        vmax=high + 1e-9,
-        extent=(-0.5, right, len(values) - 0.5, -0.5),
-        **looks,
-    )
-    axes.imshow(
-        change,
-        cmap=changes,
-        vmin=-MOST_CHANGE,
-        vmax=MOST_CHANGE,
-        extent=(-0.5, right, rows - 0.5, len(values) - 0.5),
-        **looks,
-    )
+    shown = np.where(np.isposinf(values), high + 1, shown)
+    for cells, colours, ends, (first, last) in (
+        (shown, errors, (low, high + 1e-9), (0, len(values))),
+        (change, changes, (-MOST_CHANGE, MOST_CHANGE), (len(values), rows)),
+    ):
+        extent = (-0.5, values.shape[1] - 0.5, last - 0.5, first - 0.5)
+        looks: Any = {"vmin": ends[0], "vmax": ends[1], "aspect": "auto", "interpolation": "nearest"}
+        axes.imshow(cells, cmap=colours, extent=extent, **looks)
     axes.set_ylim(rows - 0.5, -0.5)
     several = len(table.columns) > 2
     names = [
@@ -231,14 +192,8 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     over = " (red: not finite)" if np.isposinf(values).any() else ""
     keys = [Key("error", number(10**low), number(10**high) + over, errors)]
     if len(change):
-        keys.append(
-            Key(
-                "Δ change" if several else "change",
-                f"÷{10**MOST_CHANGE:.0f}",
-                f"×{10**MOST_CHANGE:.0f}",
-                changes,
-            )
-        )
+        name, most = "Δ change" if several else "change", f"{10**MOST_CHANGE:.0f}"
+        keys.append(Key(name, f"÷{most}", f"×{most}", changes))
     return tuple(keys)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ PICTURES = 8
 """So many tensors, the costliest, get a histogram."""
 
 
-def pairs_page(found: QuantizationDiagnosis, *, made: datetime.datetime | None = None) -> str:
+def pairs_page(found: QuantizationDiagnosis) -> str:
     """The diagnosis of a quantised model as an HTML page."""
     pictures = []
     for pair in found.ranking.pairs[:PICTURES]:
@@ -30,7 +29,6 @@ def pairs_page(found: QuantizationDiagnosis, *, made: datetime.datetime | None =
         heading(found),
         LOOKS[found.verdict],
         statements(found),
-        made,
         ranking=found.ranking.pairs,
         outputs=_before_and_after(found),
         commands=remedies(found),
@@ -52,9 +50,7 @@ def pairs_markdown(found: QuantizationDiagnosis) -> str:
     return fit("\n".join(lines), "")
 
 
-def quantization_page(
-    found: Quantization, *, kernels: QuantizedKernels | None = None, made: datetime.datetime | None = None
-) -> str:
+def quantization_page(found: Quantization, *, kernels: QuantizedKernels | None = None) -> str:
     """What quantising a model gave, as an HTML page."""
     chosen = found.chosen
     lines = [
@@ -78,7 +74,6 @@ def quantization_page(
         f"{found.model} in {found.format}",
         Look("✓", "+", "quantised", "green", "good", 0),
         lines,
-        made,
         ranking=found.ranking.pairs,
         outputs=[(f"{each.method}", number(each.error), number(each.unseen)) for each in found.methods],
         curve=trusted(mixed_curve_svg(found)) if len(found.curve) > 1 else "",
@@ -93,12 +88,10 @@ def methods_text(found: Quantization) -> str:
     return f"{text}; {names(others, 6)}" if others else text
 
 
-def _page(
-    title: str, look: Look, lines: Sequence[Statement], made: datetime.datetime | None, **values: Any
-) -> str:
+def _page(title: str, look: Look, lines: Sequence[Statement], **values: Any) -> str:
     known: dict[str, Any] = {"ranking": (), "outputs": [], "curve": "", "pictures": [], "commands": {}}
     return render_page(
-        "quantization.html.j2", made, heading=title, look=look, statements=lines, **{**known, **values}
+        "quantization.html.j2", heading=title, look=look, statements=lines, **{**known, **values}
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,22 +41,18 @@ class _Section:
     with_layers: bool
 
 
-def run_page(
-    report: RunReport, *, seconds: float | None = None, made: datetime.datetime | None = None
-) -> str:
+def run_page(report: RunReport, *, seconds: float | None = None) -> str:
     """The report as an HTML page.
 
     Args:
         report: the runs.
         seconds: how long they took.
-        made: when the page was made; now by default.
     """
     anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
     brief = len(report.results) > MOST_DETAILED
     alike = view.alike(view.worst_first(report.results), numbers=True)
     return render_page(
         "run.html.j2",
-        made,
         view=view,
         words=words,
         report=report,
