@@ -37,7 +37,7 @@ DICTIONARIES = {
     "history.judgement.report": "makes a JSON document",
     "judge.results.report": "makes a JSON document",
     "judge.results.runs": "makes a JSON document",
-    "report.figures.growth": "options of matplotlib",
+    "report.figures.canvas": "options of matplotlib",
     "report.figures.releases": "options of matplotlib",
     "report.quantization.page": "values of a template",
     "tactics.record": "makes a JSON document",
