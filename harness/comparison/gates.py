@@ -216,6 +216,7 @@ def gates_for(
     metrics_of_emulator: Metrics | None = None,
     reference_rms: float,
     exact: bool = False,
+    flips: float = 0.0,
 ) -> tuple[Gate, ...]:
     """The gates of one tensor; the gate on non-finite values is always the first.
 
@@ -228,10 +229,13 @@ def gates_for(
         metrics_of_emulator: the emulator's metrics at the same precision; None judges the emulator itself.
         reference_rms: root mean square of the reference tensor.
         exact: whether the tensor holds integers or bools.
+        flips: what flipped steps of a quantised file may cost it, over `reference_rms`; see `find_flips` of the judge.
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is None:
-        default = default_gate(precision, metrics_of_emulator, reference_rms, is_output=is_output)
+        default = default_gate(
+            precision, metrics_of_emulator, reference_rms, is_output=is_output, flips=flips
+        )
         return NONFINITE, EQUAL if exact else default
     gates = [Gate(metric, limit) for metric, limit in limits.gates().items()]
     if limits.relative is not None and metrics_of_emulator is not None:
@@ -273,6 +277,7 @@ def slice_limit(
     node: str | None = None,
     is_output: bool,
     emulated: bool,
+    flips: float = 0.0,
 ) -> float | None:
     """The limit on the nrmse of the worst slice: its own, else that on the whole tensor, else the default one.
 
@@ -284,22 +289,29 @@ def slice_limit(
     if limits is not None and limits.gates():
         return limits.nrmse if limits.slice_nrmse is None else limits.slice_nrmse
     row = DEFAULT_GATES[precision]
-    return row.part_factor * row.bound + (0.0 if emulated else row.floor)
+    return row.part_factor * (row.bound + flips) + (0.0 if emulated else row.floor)
 
 
 def default_gate(
-    precision: Precision, emulated: Metrics | None, reference_rms: float, *, is_output: bool = True
+    precision: Precision,
+    emulated: Metrics | None,
+    reference_rms: float,
+    *,
+    is_output: bool = True,
+    flips: float = 0.0,
 ) -> Gate:
     """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine.
+
+    An engine flips other steps of a quantised file than the emulator: `flips` counts for each of them.
 
     An all-zero reference gives an engine's error no scale; the emulator's gate then asks for zeros.
     """
     row = DEFAULT_GATES[precision]
     if emulated is None or reference_rms == 0:
-        return Gate("nrmse", row.bound)
+        return Gate("nrmse", row.bound + flips)
     predicted = _predicted(precision, emulated, reference_rms, capped=True)
     factor = row.factor if is_output else row.part_factor
-    return Gate("rmse", factor * predicted + row.floor * reference_rms)
+    return Gate("rmse", factor * predicted + (row.floor + flips) * reference_rms)
 
 
 def _predicted(precision: Precision, emulated: Metrics, reference_rms: float, *, capped: bool) -> float:

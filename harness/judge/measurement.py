@@ -249,7 +249,8 @@ class Measurement:
         for sample, feeds in enumerate(self.bench.feeds):
             baseline = None if self._emulated else self.bench.emulated(self._judged_as, sample)
             computed = Computed(actual[sample], self._failures[sample] if self._failures else {})
-            found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
+            own = self.bench.parts(sample), self.bench.flips(self._judged_as, sample)
+            found = judged.judge(sample, expected[sample], computed, baseline, *own)
             chosen = None
             if isinstance(self.candidate, Emulator) and not all(output.passed for output in found):
                 chosen = self.bench.choices.of_emulator(self._judged_as, sample, emulator=self.candidate)
@@ -257,7 +258,7 @@ class Measurement:
                 chosen = self.bench.choices.of_engine(self._judged_as, sample, actual[sample])
             if chosen is not None:
                 given = chosen.run(feeds)
-                again = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))
+                again = judged.judge(sample, given, computed, baseline, *own)
                 if not self._emulated and not all(output.passed for output in again):
                     results += found  # it was a guess, and explains nothing
                     continue

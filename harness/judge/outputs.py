@@ -49,6 +49,7 @@ class _Pair:
     reference: np.ndarray
     actual: Computed
     emulated: Computed | None
+    flips: np.ndarray | None
 
     @property
     def comparable(self) -> bool:
@@ -92,7 +93,9 @@ class TensorGates:
         elements = LEAST_LOST if is_output and limit >= COARSE else options.slice_elements
         return replace(options, slice_floor=self._slice_floor / limit, slice_elements=elements, gains=gains)
 
-    def _slice_limit(self, tensor: str, *, is_output: bool, emulated: bool) -> float | None:
+    def _slice_limit(
+        self, tensor: str, *, is_output: bool, emulated: bool, flips: float = 0.0
+    ) -> float | None:
         return slice_limit(
             self.tolerances,
             precision=self.precision,
@@ -100,6 +103,7 @@ class TensorGates:
             node=self._node(tensor),
             is_output=is_output,
             emulated=emulated,
+            flips=flips,
         )
 
     @cached_property
@@ -117,6 +121,7 @@ class TensorGates:
         *,
         is_output: bool,
         exact: bool = False,
+        flips: np.ndarray | None = None,
     ) -> tuple[GateResult, ...]:
         """The gates of a tensor, and what met them.
 
@@ -126,7 +131,9 @@ class TensorGates:
             baseline: the emulator's, which an engine is compared with; None judges the emulator itself.
             is_output: whether it is an output of the model.
             exact: whether it holds integers or bools.
+            flips: see `judge`.
         """
+        allowed = 0.0 if flips is None or not metrics.reference_rms else _rms(flips) / metrics.reference_rms
         gates = gates_for(
             self.tolerances,
             precision=self.precision,
@@ -136,9 +143,10 @@ class TensorGates:
             metrics_of_emulator=baseline,
             reference_rms=metrics.reference_rms,
             exact=exact,
+            flips=allowed,
         )
         named = any(gate.metric == "slice_nrmse" for gate in gates)
-        limit = self._slice_limit(tensor, is_output=is_output, emulated=baseline is None)
+        limit = self._slice_limit(tensor, is_output=is_output, emulated=baseline is None, flips=allowed)
         if metrics.worst_slice is not None and limit is not None and not named:
             gates = (*gates, Gate("slice_nrmse", limit))
         return check(metrics, gates)
@@ -150,6 +158,7 @@ class TensorGates:
         actual: Computed,
         emulated: Computed | None,
         parts: Mapping[str, tuple[Part, ...]] | None = None,
+        flips: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[OutputResult, ...]:
         """Check the outputs of one sample against their gates.
 
@@ -160,26 +169,20 @@ class TensorGates:
             emulated: the emulator's with everything lowered, which an engine is compared with; None judges the
                 emulator itself.
             parts: by output, the tensors that were joined in it.
+            flips: by output of a quantised file, the error that flipped steps may cost; see `find_flips`.
         """
-        return tuple(
-            self._output(name, sample, reference, actual, emulated, (parts or {}).get(name, ()))
+        pairs = (
+            _Pair(name, reference, actual, emulated, (flips or {}).get(name))
             for name, reference in expected.items()
         )
+        return tuple(self._output(pair, sample, (parts or {}).get(pair.tensor, ())) for pair in pairs)
 
-    def _output(
-        self,
-        name: str,
-        sample: int,
-        reference: np.ndarray,
-        actual: Computed,
-        emulated: Computed | None,
-        parts: Sequence[Part],
-    ) -> OutputResult:
-        baseline = None if emulated is None else self._compare(name, emulated, reference)
-        metrics = self._compare(name, actual, reference)
+    def _output(self, pair: _Pair, sample: int, parts: Sequence[Part]) -> OutputResult:
+        name, reference = pair.tensor, pair.reference
+        baseline = None if pair.emulated is None else self._compare(name, pair.emulated, reference)
+        metrics = self._compare(name, pair.actual, reference)
         exact = reference.dtype.kind in "biu"
-        gates = self.check(name, metrics, baseline, is_output=True, exact=exact)
-        pair = _Pair(name, reference, actual, emulated)
+        gates = self.check(name, metrics, baseline, is_output=True, exact=exact, flips=pair.flips)
         if not pair.comparable:
             return OutputResult(name, sample, metrics, gates)
         judged = [self._part(pair, part) for part in parts]
@@ -241,8 +244,13 @@ class TensorGates:
         assert metrics is not None, "it is comparable"
         baseline = None if pair.emulated is None else over(pair.emulated)
         exact = reference.dtype.kind in "biu"
-        return metrics, self.check(pair.tensor, metrics, baseline, is_output=True, exact=exact)
+        flips = None if pair.flips is None else take(pair.flips)
+        return metrics, self.check(pair.tensor, metrics, baseline, is_output=True, exact=exact, flips=flips)
 
     def _node(self, name: str) -> str | None:
         node = self.model.producer(name)
         return node.name if node else None
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean())) if values.size else 0.0

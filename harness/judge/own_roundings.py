@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 
 from harness.backends import Computed, Reference
-from harness.comparison import GateResult, compare
+from harness.comparison import DEFAULT_GATES, GateResult, compare
 from harness.errors import ModelError
 from harness.judge.losses import Overflow, OwnRoundings, Saturation, Vanishing
 from harness.judge.outputs import TensorGates
 from harness.judge.reference import Bench, Tensors
 from harness.judge.results import OutputResult, stands_out
-from harness.model import Part, bounds, spread
+from harness.model import Part, bounds, spread, with_larger_steps
+from harness.tensors import Precision
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01
@@ -65,6 +66,38 @@ def _judged(bench: Bench, own: OwnRoundings, unrounded: Sequence[Tensors]) -> Ow
         return own
     worst, gate = max(failing, key=lambda each: (each[1].slice is None, each[1].excess))
     return replace(own, output=worst.tensor, gate=gate, within=stands_out(worst, gate))
+
+
+def find_flips(bench: Bench, precision: Precision) -> tuple[Tensors, ...]:
+    """What flipped steps cost a quantised file: by sample and output, its error if it quantises slightly larger values.
+
+    Values near the middle of two steps take the other one as soon as a precision rounds in front of a QuantizeLinear,
+    and what follows flips more. So the file is run again with all that its QuantizeLinear nodes read larger by half a
+    step of the precision, which overflows nothing and drops nothing. Empty for other files, and at FP8 and INT8, whose
+    gates expect steps as large as those of the file.
+    """
+    none: tuple[Tensors, ...] = ({},) * len(bench.feeds)
+    if not bench.model.quantized or precision in (Precision.FP8, Precision.INT8):
+        return none
+    moved = Reference(with_larger_steps(bench.model, DEFAULT_GATES[precision].step / 2))
+    try:
+        found = [moved.run(feeds) for feeds in bench.feeds]
+    except ModelError:  # an operator that ONNX Runtime has for the types of the model only
+        return none
+    finally:
+        moved.close()
+    return tuple(
+        {
+            name: _finite(as_float32(value) - as_float32(own[name]))
+            for name, value in outputs.items()
+            if value.dtype.kind == "f" and value.shape == own[name].shape
+        }
+        for outputs, own in zip(found, bench.own_outputs, strict=True)
+    )
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.float32(0))
 
 
 def find_overflows(bench: Bench) -> tuple[Overflow, ...]:

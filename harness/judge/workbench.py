@@ -41,7 +41,7 @@ from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import HarnessError
 from harness.golden import GoldenStatus, check_golden
 from harness.judge.losses import OwnRoundings
-from harness.judge.own_roundings import find_overflows, is_sound_without, look_at_own_roundings
+from harness.judge.own_roundings import find_flips, find_overflows, is_sound_without, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
 from harness.judge.selections import Choices
@@ -95,6 +95,7 @@ class Workbench:
         self.failures: dict[str, HarnessError] = {}
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
+        self._flips: dict[Precision, tuple[Mapping[str, np.ndarray], ...]] = {}
         self._observed: dict[tuple[Hashable, ...], list[Mapping[str, np.ndarray]]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
@@ -324,6 +325,12 @@ class Workbench:
         if self.case.reference is None:
             return self.expected
         return [self.itself.run(feeds) for feeds in self.feeds]
+
+    def flips(self, precision: Precision, sample: int) -> Mapping[str, np.ndarray]:
+        """By output, what flipped steps may cost a quantised file at a precision; see `find_flips`."""
+        if precision not in self._flips:
+            self._flips[precision] = find_flips(self, precision)
+        return self._flips[precision][sample]
 
     def _weights(self, precision: Precision) -> dict[str, float]:
         """The weights of one name that differ from those of the reference by more than the precision may."""

@@ -11,6 +11,8 @@ from .derived import extract as extract
 from .derived import kept_for as kept_for
 from .derived import with_given as with_given
 from .derived import with_islands as with_islands
+from .derived import with_larger_steps as with_larger_steps
+from .derived import with_weights as with_weights
 from .load import ModelWarning as ModelWarning
 from .load import load_model as load_model
 from .load import load_model_of as load_model_of

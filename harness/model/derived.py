@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from harness.errors import ModelError
@@ -151,24 +153,34 @@ def at_opset(model: Model, version: int) -> Model:
     from onnx import version_converter
 
     try:
-        converted = ir.from_proto(version_converter.convert_version(model.skeleton, version))
+        if model.opset:
+            converted = with_weights(version_converter.convert_version(model.skeleton, version), model)
+        else:  # it holds operators of other domains only
+            converted = model.clone()
+            converted.opset_imports[""] = version
     except (
         Exception
     ) as error:  # whatever the converter raises, RuntimeError for an operator that it does not know
+        said = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise ModelError(
-            f"opset {model.opset} cannot be converted to {version}: {str(error).splitlines()[0]}",
+            f"opset {model.opset} cannot be converted to {version}: {said}",
             where=model.name,
             hint=f"export it at opset {version} or newer",
         ) from error
-    graph = converted.graph
-    for value in [value for value in graph.inputs if value.name in model.weights]:
-        graph.inputs.remove(value)
-        value.const_value = model.weights[str(value.name)]
-        graph.register_initializer(value)
     _copy_metadata(model.ir, converted)
     name_nodes(converted, model.name)
     digest = hashlib.sha256(f"{model.sha256} opset {version}".encode()).hexdigest()
     return Model(converted, name=model.name, sha256=digest, operators=model.operators)
+
+
+def with_weights(skeleton: onnx.ModelProto, model: Model) -> ir.Model:
+    """The graph of what was made of a model's skeleton, with the model's weights."""
+    made: ir.Model = ir.from_proto(skeleton)
+    for value in [value for value in made.graph.inputs if value.name in model.weights]:
+        made.graph.inputs.remove(value)
+        value.const_value = model.weights[str(value.name)]
+        made.graph.register_initializer(value)
+    return made
 
 
 def _copy_metadata(source: ir.Model, made: ir.Model) -> None:
@@ -362,6 +374,26 @@ def with_given(model: Model, tensors: Sequence[str]) -> Model:
         _replace_uses(graph, values, gather.outputs[0])
     digest = hashlib.sha256(f"{model.sha256} given {list(tensors)}".encode()).hexdigest()
     return Model(copy, name=model.name, sha256=digest, path=model.path, operators=model.operators)
+
+
+def with_larger_steps(model: Model, share: float) -> Model:
+    """`model` in which all that its QuantizeLinear nodes compute with is larger by a share, constants left out."""
+    copy = model.clone()
+    for node in [node for node in copy.graph.all_nodes() if node.op_type == "QuantizeLinear"]:
+        value = node.inputs[0]
+        if value is None or ir.convenience.get_const_tensor(value) is not None:
+            continue
+        dtype = value.dtype or ir.DataType.FLOAT
+        factor = np.array(1 + max(share, float(ml_dtypes.finfo(dtype.numpy()).eps)), dtype.numpy())
+        constant = ir.node("Constant", [], {"value": ir.tensor(factor)}, name=f"{node.name}::factor")
+        larger = ir.node("Mul", [value, constant.outputs[0]], name=f"{node.name}::larger")
+        for made in (constant, larger):
+            made.outputs[0].name, made.outputs[0].dtype = str(made.name), dtype
+        assert node.graph is not None
+        node.graph.insert_before(node, [constant, larger])
+        node.replace_input_with(0, larger.outputs[0])
+    digest = hashlib.sha256(f"{model.sha256} larger {share}".encode()).hexdigest()
+    return Model(copy, name=model.name, sha256=digest, operators=model.operators)
 
 
 def _replace_uses(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

@@ -23,6 +23,7 @@ from .findings import find_scale_faults as find_scale_faults
 from .mixed import Point as Point
 from .mixed import multiply_adds as multiply_adds
 from .mixed import quantized_products as quantized_products
+from .outputs import worst_error as worst_error
 from .pairs import find_pairs as find_pairs
 from .pairs import float_weights as float_weights
 from .placement import Misplaced as Misplaced

@@ -136,19 +136,20 @@ class Subject:
         absolute = as_emulator or self.emulated
         emulated = None if absolute else self.emulation(plan.precision, sample)
         judged = TensorGates(self.model, self.bench.case.tolerances, plan.precision)
-        computed, parts = Computed(tensors, failures or {}), self.bench.parts(sample)
-        outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, parts)
+        computed = Computed(tensors, failures or {})
+        own = self.bench.parts(sample), self.bench.flips(plan.precision, sample)
+        outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, *own)
         if absolute and not all(output.passed for output in outputs):
             lowered = [name for name in self.bench.emulator.units(plan.precision) if name not in plan.islands]
             chosen = self.bench.choices.of_emulator(plan.precision, sample, lowered)
             if chosen is not None:
-                outputs = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, None, parts)
+                outputs = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, None, *own)
         elif not absolute and not all(output.passed for output in outputs):
             chosen = self.bench.choices.of_engine(plan.precision, sample, tensors)
             again = (
                 outputs
                 if chosen is None
-                else judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, emulated, parts)
+                else judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, emulated, *own)
             )
             outputs = again if all(output.passed for output in again) else outputs
         return self.decidable(outputs)

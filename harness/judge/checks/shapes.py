@@ -245,7 +245,8 @@ def _on_candidate(
     baseline = None if absolute else bench.beside_engine(judged_as).attempt(trial.feeds, judged_as)
     gates = TensorGates(bench.model, bench.case.tolerances, judged_as)
     computed = Computed(evaluation.tensors, evaluation.failures)
-    for output in gates.judge(0, trial.expected, computed, baseline):
+    flips = bench.with_feeds([trial.feeds]).flips(judged_as, 0)
+    for output in gates.judge(0, trial.expected, computed, baseline, flips=flips):
         if not output.passed:
             return replace(trial.result, fault=ShapeFault.GATE, output=output)
     return trial.result
