@@ -14,11 +14,11 @@ from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import CuredIn, Finding, FixResult
-from harness.conversion.subject import STOPS, Subject, load_case
+from harness.conversion.subject import STOPS, Subject
 from harness.environments import load, select
 from harness.errors import BuilderError, HarnessError, UsageError
 from harness.judge import Target, select_cases
-from harness.model import Model, guess_fills
+from harness.model import Model, guess_fills, load_model_of
 from harness.tensors import Precision
 from harness.text import names
 
@@ -101,7 +101,7 @@ def _first(cases: Sequence[Case]) -> tuple[Case, Model]:
     """The case with its model, or of a PyTorch module the first export that computes the same."""
     found: tuple[Finding, ...] = ()
     for case in by_exporter(cases):
-        sized, model, faults = exported(case) if case.model.torch else (case, load_case(case), ())
+        sized, model, faults = exported(case) if case.model.torch else (case, load_model_of(case), ())
         if model is not None and not any(each.kind.is_failure for each in faults):
             return sized, model
         found += faults

@@ -32,7 +32,7 @@ from harness.conversion.timing import TimedEngine, time_kernels
 from harness.environments import Environment, shared_supervisor
 from harness.errors import CandidateError
 from harness.judge import profiles_of
-from harness.model import LOW_DTYPE, Model, TensorInfo, guess_fills, load_model_of
+from harness.model import LOW_DTYPE, Model, TensorInfo, guess_fills
 from harness.tensors import Precision
 from harness.worker.protocol import CompileFailure, CompileReport
 
@@ -64,15 +64,6 @@ def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[
         advice="give the sizes that are deployed, in this form, with --input",
     )
     return case.model_copy(update={"inputs": {**case.inputs, **assumed}}), (finding,)
-
-
-def load_case(case: Case) -> Model:
-    """The model of a case.
-
-    Raises:
-        ModelError: it cannot be had.
-    """
-    return load_model_of(case)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from harness.conversion.exports import exported
 from harness.conversion.findings import CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
 from harness.conversion.masks import mask_findings
 from harness.conversion.scales import scale_findings
-from harness.conversion.subject import Subject, load_case, of_rule, worst_first
+from harness.conversion.subject import Subject, of_rule, worst_first
 from harness.environments import close_shared, select
 from harness.errors import CandidateError, InternalError, UnitLostError, explained
 from harness.judge import RunError
+from harness.model import load_model_of
 from harness.tensors import Precision
 from harness.worker.protocol import CompileFailure, CompileReport
 
@@ -99,7 +100,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
             HarnessError: it cannot be had, or its inputs do not fit.
         """
         case = self.case
-        case, model, faults = exported(case) if case.model.torch else (case, load_case(case), ())
+        case, model, faults = exported(case) if case.model.torch else (case, load_model_of(case), ())
         if model is None:
             return None, CheckResult(self.target, case.name, self.precision, "", 0, faults)
         subject = Subject.of(case, model, self.precision, is_asked=self.environment is not None)

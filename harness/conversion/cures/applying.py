@@ -13,8 +13,8 @@ import onnx_ir.passes.common as common_passes
 
 from harness.conversion.cures.building import Inapplicable, constant_of, given
 from harness.conversion.cures.cure import Applied, Cure, Feeds, Transformed, rewrite_rules
-from harness.conversion.cures.opsets import convert_opset
-from harness.model import Model, load_model, own_type
+from harness.errors import ModelError
+from harness.model import Model, at_opset, load_model, own_type
 
 #: The rules write operators of this opset and later ones; an older model is converted first.
 OLDEST = 13
@@ -61,7 +61,10 @@ def apply(
         return None
     wanted = max(OLDEST, cure.opset)
     if model.opset < wanted:
-        model = convert_opset(model, wanted)
+        try:
+            model = at_opset(model, wanted)
+        except ModelError as reason:
+            raise Inapplicable(reason.message) from reason
     if cure.calibrate is not None:
         found = cure.calibrate(model, feeds)
     elif cure.transform is not None:

@@ -14,6 +14,7 @@ from harness.conversion.cures.evaluator import Evaluator, first_line
 from harness.conversion.cures.samples import LARGE_NUMBERS, batch_of, extreme_inputs, masks_of, sample_inputs
 from harness.errors import HarnessError
 from harness.model import Model, TensorInfo, extract
+from harness.quantization import worst_error
 from harness.tensors import is_float
 
 Run = Callable[[Feeds], Mapping[str, np.ndarray]]
@@ -132,9 +133,8 @@ def prove_calibrated(
     """
     if not same_interface(original, rewritten):
         return Proof(False, 0, 0, 0.0, RUNTIME, why_not="its inputs or outputs are not those of the original")
-    right = Reference(plain)
-    errors = [_error_over(Reference(each), right, unseen) for each in (original, rewritten)]
-    before, error = errors
+    right, *others = ([*map(Reference(each).run, unseen)] for each in (plain, original, rewritten))
+    before, error = (worst_error(each, right) for each in others)
     allowed = max(CALIBRATED * before, LEAST)
     why_not = (
         ""
@@ -154,20 +154,6 @@ def prove_calibrated(
         calibrated=calibrated,
         before=before,
     )
-
-
-def _error_over(candidate: Reference, right: Reference, samples: Sequence[Feeds]) -> float:
-    """Normalised root mean square of the worst float output, over all samples together."""
-    wrong: dict[str, float] = {}
-    whole: dict[str, float] = {}
-    for sample in samples:
-        found = candidate.run(sample)
-        for name, values in right.run(sample).items():
-            if is_float(values.dtype):
-                a, b = values.astype(np.float64), found[name].astype(np.float64)
-                wrong[name] = wrong.get(name, 0.0) + float(np.sum((a - b) ** 2))
-                whole[name] = whole.get(name, 0.0) + float(np.sum(a * a))
-    return max((float(np.sqrt(wrong[name] / (whole[name] or 1.0))) for name in wrong), default=np.inf)
 
 
 @dataclass

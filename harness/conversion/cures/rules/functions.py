@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 
 from harness.conversion.cures.cure import Transformed
-from harness.conversion.cures.opsets import with_weights
-from harness.model import Model, load_model
+from harness.model import Model, load_model, with_weights
 
 #: Never taken by a release that could be asked.
 NEVER_TAKEN = frozenset(

@@ -10,10 +10,12 @@ import onnx_ir.passes.common as common_passes
 from harness.conversion.cures.applying import cleaned, with_shapes
 from harness.conversion.cures.building import Inapplicable, constant_of
 from harness.conversion.cures.cure import Transformed
-from harness.conversion.cures.opsets import NOT_TAKEN, first_line, with_weights
+from harness.conversion.cures.evaluator import first_line
 from harness.conversion.cures.rules.masks import is_switch, switches_of
-from harness.model import Model
+from harness.model import Model, with_weights
 
+#: What ONNX's checker raises of a model that it does not take.
+NOT_TAKEN = (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 _OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 _LAST_OPSET_OF_OLD_MODES = 19
 _SINGLE = np.finfo(np.float32)
