@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -58,8 +60,9 @@ def make_feeds(
             hint="ask for fewer, or leave `samples` out",
         )
     wanted = case.samples or len(recorded) or 1
-    _check_size(case, inputs, wanted, recorded[0][1] if recorded else {})
-    return [_sample(case, inputs, sample, recorded, fills or {}) for sample in range(wanted)]
+    described = [_Input(case, info) for info in inputs]
+    _check_size(case, described, wanted, recorded[0][1] if recorded else {})
+    return [_sample(described, sample, recorded, fills or {}) for sample in range(wanted)]
 
 
 def check_input_names(case: Case, inputs: Sequence[TensorLike]) -> None:
@@ -117,14 +120,13 @@ def _batches(held: Mapping[str, np.ndarray], fed: Mapping[str, TensorLike]) -> l
 
 
 def _check_size(
-    case: Case, inputs: Sequence[TensorLike], samples: int, recorded: Mapping[str, np.ndarray]
+    case: Case, inputs: Sequence[_Input], samples: int, recorded: Mapping[str, np.ndarray]
 ) -> None:
     """Refuse generated data that cannot be held, before any of it is made."""
     nbytes = 0
-    for info in inputs:
-        spec = case.inputs.get(info.name, InputSpec())
-        if info.name not in recorded and not isinstance(spec.fill, FileFill):
-            nbytes += _dtype(case, info, spec).itemsize * math.prod(_shape(case, info, spec))
+    for each in inputs:
+        if each.name not in recorded and not isinstance(each.spec.fill, FileFill):
+            nbytes += each.dtype.itemsize * math.prod(each.shape)
     if nbytes * samples > memory_limit() * SHARE_OF_INPUTS:
         of_samples = f" of {samples:,} samples" if samples > 1 else ""
         raise InputDataError(
@@ -136,170 +138,152 @@ def _check_size(
 
 
 def _sample(
-    case: Case,
-    inputs: Sequence[TensorLike],
-    sample: int,
-    recorded: Recorded,
-    fills: Mapping[str, DrawnFill],
+    inputs: Sequence[_Input], sample: int, recorded: Recorded, fills: Mapping[str, DrawnFill]
 ) -> dict[str, np.ndarray]:
     symbols: dict[str, tuple[int, str]] = {}
     feed = {}
-    for info in inputs:
-        spec = case.inputs.get(info.name, InputSpec())
-        dtype = _dtype(case, info, spec)
-        if recorded and (info.name in recorded[sample][1] or spec.fill is None):
-            path, held = recorded[sample]
-            array = _fitting(info, _held(info, path, held), path, dtype)
-            _check_file_shape(case, info, spec, array.shape, path)
-        elif isinstance(spec.fill, FileFill):
-            array = _from_file(case, info, spec.fill, sample, dtype)
-            _check_file_shape(case, info, spec, array.shape, case.resolve(_file_of(spec.fill, sample)))
+    for each in inputs:
+        fill = each.spec.fill
+        if recorded and (each.name in recorded[sample][1] or fill is None):
+            array = each.recorded(*recorded[sample])
+        elif isinstance(fill, FileFill):
+            array = each.from_file(fill, sample)
         else:
-            fill = spec.fill or fills.get(info.name) or default_fill(dtype)
-            array = _generate(case, info, spec, fill, sample, dtype)
-        _check_range(case, info, spec, array.shape)
-        _check_symbols(case, info, array.shape, symbols)
-        feed[info.name] = np.ascontiguousarray(array).reshape(array.shape)  # keeps a scalar a scalar
+            array = each.generated(fill or fills.get(each.name) or default_fill(each.dtype), sample)
+        each.check_range(array.shape)
+        each.check_symbols(array.shape, symbols)
+        feed[each.name] = np.ascontiguousarray(array).reshape(array.shape)  # keeps a scalar a scalar
     return feed
 
 
-def _dtype(case: Case, info: TensorLike, spec: InputSpec) -> np.dtype:
-    if spec.dtype is not None and spec.dtype != info.dtype:
-        raise _wrong(case, info, f"the model wants dtype {info.dtype}, the case says {spec.dtype}")
-    try:
-        return dtype_of(info.dtype)
-    except InputDataError as error:
-        message = (
-            f"inputs of dtype {info.dtype} cannot be fed: engines of TensorRT have tensors of numbers alone"
-        )
-        raise _wrong(case, info, message, hint="let the model begin behind what reads it") from error
+@dataclass(frozen=True)
+class _Input:
+    """An input of the model, and what the case says of it."""
 
+    case: Case
+    info: TensorLike
 
-# Shapes
+    @property
+    def name(self) -> str:
+        return self.info.name
 
+    @cached_property
+    def spec(self) -> InputSpec:
+        return self.case.inputs.get(self.name, InputSpec())
 
-def _shape(case: Case, info: TensorLike, spec: InputSpec) -> Shape:
-    shape = spec.concrete_shape
-    if shape is not None:
-        if difference := _mismatch(info, shape):
-            giver = "the case" if case.path is not None or case.model.path is None else "--input"
-            raise _wrong(case, info, f"{giver} gives {difference}")
-        return shape
-    if info.shape is None:
-        raise _wrong(case, info, "its rank is unknown", hint=_how_to_give_a_shape(case, info))
-    open_axes = [
-        f"{axis} ({dim})" if isinstance(dim, str) else f"{axis}"
-        for axis, dim in enumerate(info.shape)
-        if not isinstance(dim, int)
-    ]
-    if open_axes:
-        plural, verb = ("axes", "are") if len(open_axes) > 1 else ("axis", "is")
-        raise _wrong(
-            case,
-            info,
-            f"{plural} {', '.join(open_axes)} of {_spell(info.shape)} {verb} dynamic",
-            hint=_how_to_give_a_shape(case, info),
-        )
-    return tuple(dim for dim in info.shape if isinstance(dim, int))
-
-
-def _mismatch(info: TensorLike, shape: Shape) -> str | None:
-    """How `shape` and the shape that the model wants differ; None if they do not."""
-    if info.shape is None:
-        return None
-    if len(shape) != len(info.shape):
-        wanted = f"rank {len(info.shape)}, shape {_spell(info.shape)}"
-        return f"rank {len(shape)}, shape {_spell(shape)}; the model wants {wanted}"
-    for axis, (given, dim) in enumerate(zip(shape, info.shape, strict=True)):
-        if isinstance(dim, int) and given != dim:
-            return f"shape {_spell(shape)}; the model wants {_spell(info.shape)}, axis {axis} differs"
-    return None
-
-
-def _check_file_shape(case: Case, info: TensorLike, spec: InputSpec, shape: Shape, path: Path) -> None:
-    difference = _mismatch(info, shape)
-    if difference is None and spec.shape is not None and shape != spec.shape:
-        difference = f"shape {_spell(shape)}; the case wants {_spell(spec.shape)}"
-    if difference is not None:
-        raise InputDataError(f"input {info.name!r}: the file holds {difference}", where=path)
-
-
-def _check_range(case: Case, info: TensorLike, spec: InputSpec, shape: Shape) -> None:
-    if spec.min is None or spec.max is None:
-        return
-    inside = len(shape) == len(spec.min) and all(
-        low <= dim <= high for low, dim, high in zip(spec.min, shape, spec.max, strict=True)
-    )
-    if not inside:
-        limits = f"`min` {_spell(spec.min)} to `max` {_spell(spec.max)}"
-        raise _wrong(case, info, f"shape {_spell(shape)} lies outside of {limits}")
-
-
-def _check_symbols(case: Case, info: TensorLike, shape: Shape, symbols: dict[str, tuple[int, str]]) -> None:
-    """Two inputs that share a named axis must agree on its length."""
-    for given, symbol in zip(shape, info.shape or (), strict=False):
-        if not isinstance(symbol, str) or not symbol:
-            continue
-        length, other = symbols.setdefault(symbol, (given, info.name))
-        if length != given:
-            raise _wrong(
-                case, info, f"axis {symbol!r} has length {given}, in input {other!r} it has {length}"
+    @cached_property
+    def dtype(self) -> np.dtype:
+        wanted = self.info.dtype
+        if self.spec.dtype is not None and self.spec.dtype != wanted:
+            raise self.wrong(f"the model wants dtype {wanted}, the case says {self.spec.dtype}")
+        try:
+            return dtype_of(wanted)
+        except InputDataError as error:
+            message = (
+                f"inputs of dtype {wanted} cannot be fed: engines of TensorRT have tensors of numbers alone"
             )
+            raise self.wrong(message, hint="let the model begin behind what reads it") from error
 
+    @cached_property
+    def shape(self) -> Shape:
+        """The shape of data that are generated."""
+        shape, wanted = self.spec.concrete_shape, self.info.shape
+        if shape is not None:
+            if difference := self.mismatch(shape):
+                giver = (
+                    "the case" if self.case.path is not None or self.case.model.path is None else "--input"
+                )
+                raise self.wrong(f"{giver} gives {difference}")
+            return shape
+        if wanted is None:
+            raise self.wrong("its rank is unknown", hint=self.how_to_give_a_shape())
+        open_axes = [
+            f"{axis} ({dim})" if isinstance(dim, str) else f"{axis}"
+            for axis, dim in enumerate(wanted)
+            if not isinstance(dim, int)
+        ]
+        if open_axes:
+            plural, verb = ("axes", "are") if len(open_axes) > 1 else ("axis", "is")
+            message = f"{plural} {', '.join(open_axes)} of {_spell(wanted)} {verb} dynamic"
+            raise self.wrong(message, hint=self.how_to_give_a_shape())
+        return tuple(dim for dim in wanted if isinstance(dim, int))
 
-# Values
+    def recorded(self, path: Path, held: Mapping[str, np.ndarray]) -> np.ndarray:
+        if self.name not in held:
+            near = suggestion(self.name, held) or f"it holds {', '.join(held) or 'nothing'}"
+            raise InputDataError(f"no data for input {self.name!r}", where=path, hint=near)
+        return self.fitting(held[self.name], path)
 
+    def from_file(self, fill: FileFill, sample: int) -> np.ndarray:
+        path = self.case.resolve(fill.path[0] if len(fill.path) == 1 else fill.path[sample])
+        try:
+            array = read_array(path, key=fill.key, name=self.name)
+        except InputDataError as error:
+            message = f"input {self.name!r}: {error.message}"
+            raise InputDataError(message, where=path, hint=error.hint) from error
+        return self.fitting(array, path)
 
-def _from_file(case: Case, info: TensorLike, fill: FileFill, sample: int, dtype: np.dtype) -> np.ndarray:
-    path = case.resolve(_file_of(fill, sample))
-    try:
-        array = read_array(path, key=fill.key, name=info.name)
-    except InputDataError as error:
-        raise InputDataError(f"input {info.name!r}: {error.message}", where=path, hint=error.hint) from error
-    return _fitting(info, array, path, dtype)
+    def generated(self, fill: DrawnFill, sample: int) -> np.ndarray:
+        shape, dtype = self.shape, self.dtype
+        try:
+            return generate(fill, shape, dtype, generator(self.case.seed, sample, self.name))
+        except InputDataError as error:
+            raise self.wrong(error.message, hint=error.hint) from None
 
+    def fitting(self, array: np.ndarray, path: Path) -> np.ndarray:
+        """`array`, which a file holds, if it has the dtype and the shape that are wanted."""
+        if array.dtype != self.dtype:
+            raise InputDataError(
+                f"input {self.name!r}: the file holds dtype {array.dtype.name}, the model wants {self.dtype.name}",
+                where=path,
+                hint="convert the file: data are never cast silently",
+            )
+        difference, wanted = self.mismatch(array.shape), self.spec.shape
+        if difference is None and wanted is not None and array.shape != wanted:
+            difference = f"shape {_spell(array.shape)}; the case wants {_spell(wanted)}"
+        if difference is not None:
+            raise InputDataError(f"input {self.name!r}: the file holds {difference}", where=path)
+        return array
 
-def _held(info: TensorLike, path: Path, held: Mapping[str, np.ndarray]) -> np.ndarray:
-    if info.name in held:
-        return held[info.name]
-    near = suggestion(info.name, held) or f"it holds {', '.join(held) or 'nothing'}"
-    raise InputDataError(f"no data for input {info.name!r}", where=path, hint=near)
+    def mismatch(self, shape: Shape) -> str | None:
+        """How `shape` and the shape that the model wants differ; None if they do not."""
+        wanted = self.info.shape
+        if wanted is None:
+            return None
+        if len(shape) != len(wanted):
+            of_model = f"rank {len(wanted)}, shape {_spell(wanted)}"
+            return f"rank {len(shape)}, shape {_spell(shape)}; the model wants {of_model}"
+        for axis, (given, dim) in enumerate(zip(shape, wanted, strict=True)):
+            if isinstance(dim, int) and given != dim:
+                return f"shape {_spell(shape)}; the model wants {_spell(wanted)}, axis {axis} differs"
+        return None
 
+    def check_range(self, shape: Shape) -> None:
+        low, high = self.spec.min, self.spec.max
+        if low is None or high is None:
+            return
+        bounds = zip(low, shape, high, strict=False)
+        if len(shape) != len(low) or not all(least <= dim <= most for least, dim, most in bounds):
+            limits = f"`min` {_spell(low)} to `max` {_spell(high)}"
+            raise self.wrong(f"shape {_spell(shape)} lies outside of {limits}")
 
-def _fitting(info: TensorLike, array: np.ndarray, path: Path, dtype: np.dtype) -> np.ndarray:
-    if array.dtype != dtype:
-        raise InputDataError(
-            f"input {info.name!r}: the file holds dtype {array.dtype.name}, the model wants {dtype.name}",
-            where=path,
-            hint="convert the file: data are never cast silently",
-        )
-    return array
+    def check_symbols(self, shape: Shape, symbols: dict[str, tuple[int, str]]) -> None:
+        """Two inputs that share a named axis must agree on its length."""
+        for given, symbol in zip(shape, self.info.shape or (), strict=False):
+            if not isinstance(symbol, str) or not symbol:
+                continue
+            length, other = symbols.setdefault(symbol, (given, self.name))
+            if length != given:
+                raise self.wrong(f"axis {symbol!r} has length {given}, in input {other!r} it has {length}")
 
+    def wrong(self, message: str, *, hint: str | None = None) -> InputDataError:
+        return InputDataError(f"input {self.name!r}: {message}", where=_where(self.case), hint=hint)
 
-def _file_of(fill: FileFill, sample: int) -> str:
-    return fill.path[0] if len(fill.path) == 1 else fill.path[sample]
-
-
-def _generate(
-    case: Case, info: TensorLike, spec: InputSpec, fill: DrawnFill, sample: int, dtype: np.dtype
-) -> np.ndarray:
-    shape = _shape(case, info, spec)
-    random = generator(case.seed, sample, info.name)
-    try:
-        return generate(fill, shape, dtype, random)
-    except InputDataError as error:
-        raise _wrong(case, info, error.message, hint=error.hint) from None
-
-
-def _wrong(case: Case, info: TensorLike, message: str, *, hint: str | None = None) -> InputDataError:
-    return InputDataError(f"input {info.name!r}: {message}", where=_where(case), hint=hint)
-
-
-def _how_to_give_a_shape(case: Case, info: TensorLike) -> str:
-    if case.path is not None:
-        return f"give `inputs.{info.name}.shape` in the case"
-    axes = ["1" if not isinstance(dim, int) else str(dim) for dim in info.shape or (1, 3, 224, 224)]
-    return f"give a shape, such as --input '{info.name}:[{','.join(axes)}]'"
+    def how_to_give_a_shape(self) -> str:
+        if self.case.path is not None:
+            return f"give `inputs.{self.name}.shape` in the case"
+        axes = [str(dim) if isinstance(dim, int) else "1" for dim in self.info.shape or (1, 3, 224, 224)]
+        return f"give a shape, such as --input '{self.name}:[{','.join(axes)}]'"
 
 
 def _where(case: Case) -> str:

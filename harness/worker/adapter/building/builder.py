@@ -4,9 +4,9 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ...protocol import TENSORRT_RTX, BuildRequest, CompileReport, Fault, Kernel, KernelList, NodeHint
+from ...protocol import TENSORRT_RTX, BuildRequest, CompileReport, Fault, Kernel, KernelList
 from .. import device, dtypes, words
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
@@ -55,6 +55,7 @@ class Built:
 class _Ready:
     """A parsed network and its configuration, ready to be built."""
 
+    request: BuildRequest
     builder: Any
     parser: Any  # owns the weights
     definition: Any
@@ -67,6 +68,10 @@ class _Ready:
     profile: Optional[Any]
     start: int  # in the log
     parse_seconds: float
+
+    def build(self) -> Any:
+        """The serialized engine; None if there is none."""
+        return self.builder.build_serialized_network(self.definition, self.config)
 
 
 class Builder:
@@ -100,28 +105,25 @@ class Builder:
                 "environment", "{} can compile here but not run: there is no GPU".format(self._release)
             )
         ready = self._prepare(request)
-        config = ready.config
-        calibrator = self._calibrate(ready.definition, config, request, ready.profile)
+        calibrator = self._calibrate(ready)
         tactics = None
         if request.tactics is not None:
             tactics = Tactics(
-                self._trt, self._release, config, self._log, request.tactics, self._shelf, ready.graph
+                self._trt, self._release, ready.config, self._log, request.tactics, self._shelf, ready.graph
             )
         # A build that is not to share timings has TensorRT's own cache of that build: DISABLE_TIMING_CACHE would time
         # identical layers one by one, which took 70 s in place of 12 for an MLP of 12 blocks.
         shared = request.options.timing_cache and tactics is None
-        cache_good = self._cache.attach(config) if shared else True
+        cache_good = self._cache.attach(ready.config) if shared else True
 
         began = time.perf_counter()
-        serialized, relaxed = _serialize(ready.builder, ready.definition, config, tactics), None
+        serialized, relaxed = _serialize(ready, tactics), None
         if calibrator is not None:
             calibrator.close()
             if calibrator.errors:
                 raise Fault("bad_request", calibrator.errors[0], evidence=calibrator.errors)
         if serialized is None:
-            failure = self._failure(ready)
-            steps = self._relaxations(ready.typing, ready.graph, config, request, failure)
-            serialized, relaxed = self._try_again(ready.builder, ready.definition, config, steps, failure)
+            serialized, relaxed = self._try_again(ready, self._failure(ready))
         engine = self._deserialize(serialized, ready.start)
         seconds = time.perf_counter() - began
 
@@ -152,12 +154,12 @@ class Builder:
         self._log.verbose_listeners.append(log.add)
         began = time.perf_counter()
         try:
-            serialized = ready.builder.build_serialized_network(ready.definition, ready.config)
+            serialized = ready.build()
         finally:
             self._log.verbose_listeners.remove(log.add)
         if serialized is None:
             failure = self._failure(ready)
-            failure.nodes = _named_nodes(ready, request.nodes, failure.evidence)
+            failure.nodes = _named_nodes(ready, failure.evidence)
             raise failure
         seconds = time.perf_counter() - began
         listed, warnings = self._list(serialized, log, request)
@@ -220,6 +222,7 @@ class Builder:
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
         return _Ready(
+            request,
             builder,
             parser,
             definition,
@@ -259,18 +262,16 @@ class Builder:
         name = self._release.typing_for(request.precision, request.typing)
         return Weak(self._trt) if name == "weak" else Strong()
 
-    def _calibrate(
-        self, definition: Any, config: Any, request: BuildRequest, profile: Optional[Any]
-    ) -> Optional[Any]:
-        if not request.calibration:
+    def _calibrate(self, ready: _Ready) -> Optional[Any]:
+        if not ready.request.calibration:
             return None
         self._release.require("calibration", "INT8 calibration")
         assert self._cuda is not None
-        inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
+        inputs = [ready.definition.get_input(index) for index in range(ready.definition.num_inputs)]
         wanted = {tensor.name: dtypes.name_of(tensor.dtype, tensor.name) for tensor in inputs}
-        calibrator = make_calibrator(self._trt, self._cuda, request.calibration, wanted)
-        config.int8_calibrator = calibrator
-        if profile is not None and not config.set_calibration_profile(profile):
+        calibrator = make_calibrator(self._trt, self._cuda, ready.request.calibration, wanted)
+        ready.config.int8_calibrator = calibrator
+        if ready.profile is not None and not ready.config.set_calibration_profile(ready.profile):
             raise Fault("bad_request", "TensorRT refuses the shapes for calibration")
         return calibrator
 
@@ -302,33 +303,21 @@ class Builder:
             evidence=errors or self._log.tail(ready.start),
         )
 
-    @staticmethod
-    def _relaxations(
-        typing: Typing, graph: Graph, config: Any, request: BuildRequest, failure: Fault
-    ) -> Iterable[Relaxed]:
-        if failure.kind == "out_of_memory" or not isinstance(typing, Weak):
-            return ()
-        return (
-            relaxation_steps(typing, graph, config, request)
-            if words.lacks_implementation(failure.evidence)
-            else ()
-        )
-
-    def _try_again(
-        self, builder: Any, definition: Any, config: Any, steps: Iterable[Relaxed], failure: Fault
-    ) -> Tuple[Any, Relaxed]:
-        """The first engine that a relaxation allows: of the same network, with the same timing cache.
+    def _try_again(self, ready: _Ready, failure: Fault) -> Tuple[Any, Relaxed]:
+        """The engine of the first step that gives one: each asks for less than the one before.
 
         Raises:
             Fault: `failure`, if none does; `cuda_error`.
         """
-        for relaxed in steps:
-            serialized = builder.build_serialized_network(definition, config)
-            if serialized is not None:
-                warning = "{}; what failed: {}".format(relaxed.warning, failure.evidence[-1])
-                return serialized, relaxed._replace(warning=warning)
-            if self._cuda is not None:
-                self._cuda.check_health()
+        curable = failure.kind != "out_of_memory" and words.lacks_implementation(failure.evidence)
+        if curable and isinstance(ready.typing, Weak):
+            for relaxed in relaxation_steps(ready.typing, ready.graph, ready.config, ready.request):
+                serialized = ready.build()
+                if serialized is not None:
+                    warning = "{}; what failed: {}".format(relaxed.warning, failure.evidence[-1])
+                    return serialized, relaxed._replace(warning=warning)
+                if self._cuda is not None:
+                    self._cuda.check_health()
         raise failure
 
     def _load(self, serialized: Any) -> Any:
@@ -357,14 +346,14 @@ class Builder:
         return " ({}): use a release that supports this GPU".format(why) if why else ""
 
 
-def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tactics]) -> Any:
+def _serialize(ready: _Ready, tactics: Optional[Tactics]) -> Any:
     """The serialized engine, or None; built again where orders on tactics could not be carried out at once."""
     if tactics is None:
-        return builder.build_serialized_network(definition, config)
+        return ready.build()
     try:
-        serialized = builder.build_serialized_network(definition, config)
+        serialized = ready.build()
         while serialized is not None and tactics.again():
-            serialized = builder.build_serialized_network(definition, config)
+            serialized = ready.build()
     finally:
         tactics.close()
     return serialized
@@ -387,12 +376,14 @@ def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[
     )
 
 
-def _named_nodes(ready: _Ready, nodes: Sequence[NodeHint], errors: Sequence[str]) -> Tuple[str, ...]:
+def _named_nodes(ready: _Ready, errors: Sequence[str]) -> Tuple[str, ...]:
     """The ONNX nodes that the errors name, or whose layers they name; the parser adds a number to some names."""
     text = "\n".join(errors)
     layers = (layer for layer in ready.nodes.nodes_of if _is_named(layer, text))
     owners = {node for layer in layers for node in ready.nodes.nodes_of[layer]}
-    return tuple(node.name for node in nodes if node.name in owners or _is_named(node.name, text))
+    return tuple(
+        node.name for node in ready.request.nodes if node.name in owners or _is_named(node.name, text)
+    )
 
 
 def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: Marked, relaxed: Optional[Relaxed]) -> List[str]:

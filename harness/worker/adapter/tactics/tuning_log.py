@@ -14,7 +14,7 @@ The parser takes lines as they come, one a message or many, and is not disturbed
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
 from ...protocol import hexadecimal
@@ -95,12 +95,7 @@ class TuningLog:
             return
         selected = _SELECTED.search(line)
         if selected is not None:
-            self._open = Operator(
-                self._open.name,
-                self._open.key,
-                selected=_hash(selected.group("tactic")),
-                onnx_nodes=self._open.onnx_nodes,
-            )
+            self._open = replace(self._open, selected=_hash(selected.group("tactic")))
             self._in_table = False
             return
         row = _ROW.match(line) if self._in_table else None
@@ -115,9 +110,7 @@ class TuningLog:
         # An operator that the cache answers for is named again, without a table: the first one stays.
         if not self._rows and operator.key in self._operators:
             return
-        self._operators[operator.key] = Operator(
-            operator.name, operator.key, tuple(self._rows), operator.selected, operator.onnx_nodes
-        )
+        self._operators[operator.key] = replace(operator, candidates=tuple(self._rows))
 
 
 def _hash(text: str) -> str:
