@@ -19,7 +19,10 @@ Log = Callable[[str], None]
 
 
 class Adapter(Protocol):
-    """What turns requests into TensorRT calls. Each method raises `protocol.Fault` for what goes wrong."""
+    """What turns requests into TensorRT calls. Each method raises `protocol.Fault` for what goes wrong.
+
+    One that has no caches, and does nothing late, need not override what is said of them.
+    """
 
     def probe(self, request: protocol.Probe) -> protocol.ProbeReply:
         """Say what this environment is and can do."""
@@ -44,6 +47,7 @@ class Adapter(Protocol):
 
     def load_cache(self, kind: str, path: str) -> bool:
         """Take a cache; False if TensorRT refuses it at once."""
+        return True
 
     def close(self) -> None:
         """Free everything."""

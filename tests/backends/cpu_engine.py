@@ -27,6 +27,7 @@ import onnx
 import onnxruntime
 from harness_worker import protocol
 from harness_worker.protocol import Fault
+from harness_worker.server import Adapter
 
 
 def create_adapter(log):
@@ -45,7 +46,7 @@ def _is_low(model, name):
     return kinds[node.output[0]] != onnx.TensorProto.FLOAT
 
 
-class CpuEngines:
+class CpuEngines(Adapter):
     def __init__(self):
         self.engines = {}
         self.number = 0
@@ -138,17 +139,8 @@ class CpuEngines:
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
 
-    def settle(self):
-        pass
-
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
-
-    def save_cache(self, kind, path):
-        pass
-
-    def load_cache(self, kind, path):
-        return True
 
     def close(self):
         self.engines.clear()

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 from harness_worker import protocol
+from harness_worker.server import Adapter
 
 
 def create_adapter(log):
     return Compiler()
 
 
-class Compiler:
+class Compiler(Adapter):
     def probe(self, request):
         return protocol.ProbeReply(
             "1.7.1.116", product=protocol.TENSORRT_RTX, builder_ok=True, capabilities=("fp16", "strong")
@@ -40,6 +41,3 @@ class Compiler:
             said["kernels"] = protocol.KernelList(protocol.TENSORRT_RTX, "1.7.1.116", "log", (kernel,))
         report = protocol.CompileReport(protocol.TENSORRT_RTX, "1.7.1.116", "strong", **said)
         return protocol.CompileReply(report)
-
-    def close(self):
-        pass

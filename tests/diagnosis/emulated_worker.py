@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 from harness_worker import protocol
+from harness_worker.server import Adapter
 
 from harness.backends import Emulator
 from harness.model import load_model
@@ -27,7 +28,7 @@ def _count():
         return file.tell()
 
 
-class EmulatedEngines:
+class EmulatedEngines(Adapter):
     def __init__(self):
         self.engines = {}
 
@@ -77,17 +78,8 @@ class EmulatedEngines:
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency)
 
-    def settle(self):
-        pass
-
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
-
-    def save_cache(self, kind, path):
-        pass
-
-    def load_cache(self, kind, path):
-        return True
 
     def close(self):
         self.engines.clear()

@@ -16,6 +16,7 @@ import time
 
 from harness_worker import protocol
 from harness_worker.protocol import Fault
+from harness_worker.server import Adapter
 
 AT_START = os.environ.get("MISBEHAVE", "")
 
@@ -100,7 +101,7 @@ def _fault(kind, message):
     raise Fault(kind, message, evidence=["[E] " + message])
 
 
-class Misbehaving:
+class Misbehaving(Adapter):
     def __init__(self, log):
         self.log = log
         self.engines = {}
@@ -150,9 +151,6 @@ class Misbehaving:
             request.outputs_path, {"echo " + name: value for name, value in tensors.items()}
         )
         return protocol.InferReply(request.outputs_path)
-
-    def settle(self):
-        pass
 
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
