@@ -42,6 +42,8 @@ class Document:
     mistakes: list[Mistake] = field(default_factory=list)
     cut: dict[Location, str] = field(default_factory=dict)
     """By the place of a text without quotes: the ` #word` right behind it that YAML takes for a comment."""
+    refused: list[Location] = field(default_factory=list)
+    """Where something stands that could not be read."""
     _keys: dict[Location, tuple[int, int]] = field(default_factory=dict)
     _values: dict[Location, tuple[int, int]] = field(default_factory=dict)
 
@@ -219,10 +221,11 @@ class _Walk:
             return self._refuse(location, f"{node.value!r} cannot be read as {_short(node.tag)}: {error}")
 
     def _refuse(self, location: Location, message: str) -> Unreadable:
-        self._document.mistakes.append(self._document.mistake(location, message))
+        self._refuse_at(*self._document.position(location), location, message)
         return Unreadable()
 
     def _refuse_at(self, line: int, column: int, location: Location, message: str) -> None:
+        self._document.refused.append(location)
         self._document.mistakes.append(Mistake(self._document.path, line, column, spell(location), message))
 
 

@@ -23,7 +23,6 @@ from harness.text import suggestion
 def explain(error: ValidationError, model: type[BaseModel], document: Document) -> list[Mistake]:
     """The mistakes behind `error`, which the data of `document` caused in `model`."""
     details = error.errors(include_url=False)
-    reported = [mistake.key for mistake in document.mistakes]
     places = {detail["loc"] for detail in details}
     mistakes = []
     for detail in details:
@@ -31,20 +30,22 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
             continue  # already reported by the reader
         if detail["type"] == "too_short" and _has_deeper(detail["loc"], places):
             continue  # items that are wrong are not counted; their own mistakes are reported
-        mistake = _explain_one(detail, model, document)
-        if detail["type"] == MISTAKE and any(key.startswith(mistake.key) for key in reported):
-            continue  # what a mapping lacks may stand in the part that could not be read
-        mistakes.append(mistake)
+        location = _location(detail["loc"], document.data)
+        if detail["type"] == MISTAKE:
+            context = detail["ctx"]
+            location = (*location, *context["at"])
+            if any(refused[: len(location)] == location for refused in document.refused):
+                continue  # what a mapping lacks may stand in the part that could not be read
+            mistakes.append(document.mistake(location, context["message"]))
+        else:
+            mistakes.append(_explain_one(detail, location, model, document))
     return list(dict.fromkeys(mistakes))
 
 
-def _explain_one(detail: ErrorDetails, model: type[BaseModel], document: Document) -> Mistake:
-    kind, loc = detail["type"], detail["loc"]
-    context = detail.get("ctx", {})
-    if kind == MISTAKE:
-        at = (*_location(loc, document.data), *context.get("at", ()))
-        return document.mistake(at, context["message"])
-    location = _location(loc, document.data)
+def _explain_one(
+    detail: ErrorDetails, location: Location, model: type[BaseModel], document: Document
+) -> Mistake:
+    kind, loc, context = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "missing":
         return document.mistake(location, "missing", key=True)
     if kind == "extra_forbidden":

@@ -210,6 +210,14 @@ metric, build, accumulate, tags, requires, waivers, findings
     assert found == [f"x.case.yaml:{line}" for line in expected.splitlines()]
 
 
+def test_what_cannot_be_read_hides_no_mistake_of_another_key(write):
+    text = MODEL + "inputs:\n  a: {shape: [2], min: [1]}\n  ab: {shape: !!foo [2]}\n"
+    assert mistakes(write(text)) == [
+        "x.case.yaml:3:6: inputs.a: `min` and `max` belong together: give both or neither",
+        "x.case.yaml:4:15: inputs.ab.shape: the tag !!foo is not allowed",
+    ]
+
+
 def test_mistakes_of_all_files_are_reported_together(write):
     write(MODEL + "sed: 1\n", "cases/a.case.yaml")
     write("model: 3\n", "cases/deep/b.case.yaml")

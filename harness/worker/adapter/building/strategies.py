@@ -237,8 +237,7 @@ class Strong:
                 "a strongly typed network takes its precision from the graph, and this one has no {} tensor: "
                 "give the model as a typed graph".format(wanted),
             )
-        quantized = any(layer.kind in ("QUANTIZE", "DEQUANTIZE") for layer in graph.layers)
-        if request.precision in ("fp8", "int8") and not quantized:
+        if request.precision in ("fp8", "int8") and not _is_quantized(graph):
             raise Fault(
                 "unsupported",
                 "{} under strong typing needs a model with Q/DQ nodes, this one has none".format(
