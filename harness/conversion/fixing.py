@@ -78,11 +78,11 @@ def fix_case(
         precision=wanted or Precision.FP32,
         cache=cache,
     )
-    written = write_fixed(fixed, path)
     builds = [
         CuredIn(name, report.product, report.release, outcome_of(report))
         for name, report in fixed.reports.items()
     ]
+    written = write_fixed(fixed, path)
     file = None if written is None else str(written)
     return FixResult(case.name, file, fixed.applied, fixed.left_out, tuple(builds))
 

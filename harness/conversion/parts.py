@@ -82,19 +82,17 @@ class Parts:
         """
         wanted = {name for node in nodes for name in self.pairs[node]}
         inside = [node for node in self.model.nodes if node.name in wanted]
-        written = {name for node in inside for name in node.outputs}
+        data = self._data.difference(*(node.outputs for node in inside))
         results = {info.name for info in self.model.outputs}
         read_elsewhere = {
             name for node in self.model.nodes if node.name not in wanted for name in node.inputs
         }
-        reads = dict.fromkeys(
-            name for node in inside for name in node.inputs if name not in written and self._is_data(name)
-        )
+        reads = dict.fromkeys(name for node in inside for name in node.inputs if name in data)
         outputs = [
             name
             for node in inside
             for name in node.outputs
-            if name in results or name in read_elsewhere or not self._is_read(name)
+            if name in results or name in read_elsewhere or name not in self._read
         ]
         shapes = {name: self._closed(name) if closed else self.model.shapes.get(name) for name in reads}
         if not outputs or (closed and None in shapes.values()):
@@ -159,15 +157,10 @@ class Parts:
         shape = self.shapes.get(tensor)
         return self.model.dtypes.get(tensor) in ("int64", "int32") and shape is not None and len(shape) <= 1
 
-    def _is_data(self, tensor: str) -> bool:
-        return tensor in self._inputs or self.model.producer(tensor) is not None
-
     @cached_property
-    def _inputs(self) -> frozenset[str]:
-        return frozenset(self.model.feed_names())
-
-    def _is_read(self, tensor: str) -> bool:
-        return tensor in self._read
+    def _data(self) -> frozenset[str]:
+        """The tensors that are fed or computed."""
+        return frozenset(self.model.feed_names()).union(*(node.outputs for node in self.model.nodes))
 
     @cached_property
     def _read(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ from .analysis import infer as infer
 from .analysis import node_reads as node_reads
 from .analysis import outer_reads as outer_reads
 from .derived import LOW_DTYPE as LOW_DTYPE
+from .derived import add_constant as add_constant
 from .derived import at_opset as at_opset
 from .derived import extract as extract
 from .derived import kept_for as kept_for

@@ -173,6 +173,14 @@ def at_opset(model: Model, version: int) -> Model:
     return Model(converted, name=model.name, sha256=digest, operators=model.operators)
 
 
+def add_constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    """Add an initializer."""
+    value = ir.Value(name=name, const_value=ir.Tensor(np.array(values, order="C"), name=name))
+    value.dtype, value.shape = ir.DataType.from_numpy(values.dtype), ir.Shape(values.shape)
+    graph.register_initializer(value)
+    return value
+
+
 def with_weights(skeleton: onnx.ModelProto, model: Model) -> ir.Model:
     """The graph of what was made of a model's skeleton, with the model's weights."""
     made: ir.Model = ir.from_proto(skeleton)

@@ -18,7 +18,7 @@ import onnx_ir.passes.common as common_passes
 from harness.case import Case, Operators, load_operators, resolve_model
 from harness.errors import ModelError
 from harness.model.analysis import embedded, held
-from harness.model.derived import at_opset
+from harness.model.derived import add_constant, at_opset
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import LARGE_BYTES, Model, hash_proto
 from harness.model.names import inline_functions, name_nodes, named_nodes
@@ -198,12 +198,8 @@ def _with_onnx_pairs(model: ir.Model) -> bool:
         scale = node.inputs[1]
         known = None if scale is None else ir.convenience.get_const_tensor(scale)
         zeros = np.zeros(() if known is None else known.shape.numpy(), dtype.numpy())
-        zero = ir.Value(
-            name=f"{output.name}::zero", const_value=ir.tensor(zeros, name=f"{output.name}::zero")
-        )
-        model.graph.register_initializer(zero)
         node.resize_inputs(3)
-        node.replace_input_with(2, zero)
+        node.replace_input_with(2, add_constant(model.graph, f"{output.name}::zero", zeros))
         output.type = ir.TensorType(dtype)  # some exports declare uint8
     if found and not any(node.domain == TRT_DOMAIN for node in model.graph.all_nodes()):
         model.opset_imports.pop(TRT_DOMAIN, None)

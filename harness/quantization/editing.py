@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 import onnx_ir as ir
 
-from harness.model import Model, own_type
+from harness.model import Model, add_constant, own_type
 from harness.quantization.arithmetic import FP4, rounded, steps, two_levels
 from harness.quantization.types import QdqPair, Reader, Scale
 from harness.tensors import dtype_of
@@ -108,14 +108,6 @@ def _remove_unread(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
 def _float_constant(graph: ir.Graph, pair: QdqPair, values: np.ndarray) -> ir.Value:
     name = f"{pair.name}::float"
     return graph.initializers[name] if name in graph.initializers else add_constant(graph, name, values)
-
-
-def add_constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
-    """Add an initializer."""
-    value = ir.Value(name=name, const_value=ir.Tensor(np.array(values, order="C"), name=name))
-    value.dtype, value.shape = ir.DataType.from_numpy(values.dtype), ir.Shape(values.shape)
-    graph.register_initializer(value)
-    return value
 
 
 def _constants(

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as common_passes
 from harness.conversion.cures.building import Inapplicable, constant_of, given
 from harness.conversion.cures.cure import Applied, Cure, Feeds, Transformed, rewrite_rules
 from harness.errors import ModelError
-from harness.model import Model, at_opset, load_model, own_type
+from harness.model import Model, add_constant, at_opset, load_model, own_type
 
 #: The rules write operators of this opset and later ones; an older model is converted first.
 OLDEST = 13
@@ -26,21 +26,18 @@ class Rewrite:
 
     Args:
         cure: the cure.
-        nodes: names of the nodes that it replaced.
+        made: what it wrote.
         model: the new model.
-        batch: the one batch that the old model takes, where the new one takes any.
-        plain: of a calibrated one: the model that both the old and the new one round.
-        calibrated: how many samples it was calibrated on.
-        unseen: the samples that it was not.
     """
 
     cure: Cure
-    nodes: tuple[str, ...]
+    made: Transformed
     model: Model
-    batch: int | None = None
-    plain: Model | None = None
-    calibrated: int = 0
-    unseen: tuple[Feeds, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that it replaced."""
+        return self.made.nodes
 
 
 def apply(
@@ -77,15 +74,7 @@ def apply(
     graph = cleaned(inlined)
     for new, old in zip(graph.graph.outputs, model.ir.graph.outputs, strict=True):
         new.shape, new.type = old.shape, own_type(old)  # inference would write down what is declared free
-    return Rewrite(
-        cure,
-        found.nodes,
-        load_model(graph, name=model.name),
-        found.batch,
-        None if found.plain is None else load_model(found.plain, name=model.name),
-        found.calibrated,
-        found.unseen,
-    )
+    return Rewrite(cure, found, load_model(graph, name=model.name))
 
 
 def with_shapes(model: Model) -> ir.Model:
@@ -134,9 +123,7 @@ def _fold_splits(graph: ir.Model) -> bool:
         for output, part in zip(node.outputs, parts, strict=True):
             if output.is_graph_output():
                 continue
-            constant = ir.Value(name=f"{output.name}/constant", const_value=ir.tensor(part))
-            constant.dtype, constant.shape = ir.DataType.from_numpy(part.dtype), ir.Shape(part.shape)
-            graph.graph.register_initializer(constant)
+            constant = add_constant(graph.graph, f"{output.name}/constant", part)
             ir.convenience.replace_all_uses_with(output, constant)
             found = True
     return found

@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from harness.backends import Reference
-from harness.conversion.cures.building import Inapplicable, constant_of
+from harness.conversion.cures.building import Inapplicable, constant_of, given
 from harness.conversion.cures.cure import Feeds, Transformed
-from harness.model import Model
+from harness.model import Model, add_constant
 
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _STEPS = 127
@@ -101,12 +101,12 @@ def _products(graph: ir.Model) -> list[_Product]:
 def _product(quantizer: ir.Node, node: ir.Node) -> _Product | None:
     """The product that `node` is, if it reads what `quantizer` writes as dynamic quantisation has it."""
     data, _, shift = quantizer.outputs
-    if node.op_type not in _PRODUCTS or node.inputs[0] is not data or _input(node, 2) is not shift:
+    if node.op_type not in _PRODUCTS or node.inputs[0] is not data or given(node, 2) is not shift:
         return None
     weight, zero = constant_of(node, 1), constant_of(node, 3)
     cast = _only_reader(node.outputs[0], "Cast")
     scaled = None if cast is None else _only_reader(cast.outputs[0], "Mul")
-    if weight is None or scaled is None or (_input(node, 3) is not None and zero is None):
+    if weight is None or scaled is None or (given(node, 3) is not None and zero is None):
         return None
     assert cast is not None
     other = next((value for value in scaled.inputs if value is not cast.outputs[0]), None)
@@ -130,10 +130,6 @@ def _weight_scale(value: ir.Value | None, dynamic: ir.Value) -> np.ndarray | Non
     if node is None or node.op_type != "Mul" or dynamic not in node.inputs:
         return None
     return constant_of(node, 1 if node.inputs[0] is dynamic else 0)
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
@@ -161,10 +157,8 @@ def _scales(model: Model, products: Sequence[_Product], samples: Sequence[Feeds]
 def _pair(graph: ir.Model, quantizer: ir.Node, scale: np.ndarray) -> ir.Value:
     """What `quantizer` reads, quantised with a static scale and dequantised."""
     name = str(quantizer.name)
-    step, zero = (
-        _constant(graph, scale, f"{name}/step"),
-        _constant(graph, np.zeros((), np.int8), f"{name}/zero"),
-    )
+    step = add_constant(graph.graph, f"{name}/step", scale)
+    zero = add_constant(graph.graph, f"{name}/zero", np.zeros((), np.int8))
     quantize = ir.node("QuantizeLinear", [quantizer.inputs[0], step, zero], name=f"{name}/quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], step, zero], name=f"{name}/dequantize")
     graph.graph.insert_before(quantizer, [quantize, dequantize])
@@ -175,11 +169,11 @@ def _write(graph: ir.Model, product: _Product, data: ir.Value | None) -> None:
     """Replace a product by that of `data` with a weight of Q/DQ; without `data` by one of floats."""
     name, made = str(product.node.name), []
     if data is None:
-        weight = _constant(graph, product.weight, f"{name}/weight")
+        weight = add_constant(graph.graph, f"{name}/weight", product.weight)
     else:
         integers, steps = _symmetric(product)
         parts = {"weight": integers, "weight_step": steps, "weight_zero": np.zeros(steps.shape, np.int8)}
-        constants = [_constant(graph, array, f"{name}/{part}") for part, array in parts.items()]
+        constants = [add_constant(graph.graph, f"{name}/{part}", array) for part, array in parts.items()]
         axis = {"axis": product.axis}
         made.append(ir.node("DequantizeLinear", constants, axis, name=f"{name}/weight_dequantize"))
         weight = made[0].outputs[0]
@@ -190,15 +184,11 @@ def _write(graph: ir.Model, product: _Product, data: ir.Value | None) -> None:
     old, new = product.scaled.outputs[0], made[-1].outputs[0]
     if old.is_graph_output():
         product.scaled.replace_input_with(0, new)
-        product.scaled.replace_input_with(1, _constant(graph, np.ones((), np.float32), f"{name}/one"))
+        product.scaled.replace_input_with(
+            1, add_constant(graph.graph, f"{name}/one", np.ones((), np.float32))
+        )
     else:
         ir.convenience.replace_all_uses_with(old, new)
-
-
-def _constant(graph: ir.Model, array: np.ndarray, name: str) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    graph.graph.register_initializer(value)
-    return value
 
 
 def _symmetric(product: _Product) -> tuple[np.ndarray, np.ndarray]:

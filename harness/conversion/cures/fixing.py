@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from harness.compiler import ReportCache, compile_model
@@ -15,7 +16,7 @@ from harness.conversion.cures.rules import CURES
 from harness.conversion.cures.samples import draw
 from harness.environments import Environment
 from harness.errors import HarnessError
-from harness.model import Model, save_model
+from harness.model import Model, load_model, save_model
 from harness.tensors import Precision
 from harness.worker.protocol import CompileReport, Profile
 
@@ -79,24 +80,6 @@ class Fixed:
     reports: Mapping[str, CompileReport] = field(default_factory=dict)
 
 
-@dataclass
-class _Compilers:
-    """The environments that are asked, and what they said of the model as it stands."""
-
-    environments: Sequence[Environment]
-    profiles: Mapping[str, Profile]
-    precision: Precision
-    cache: ReportCache | None
-
-    def reports(self, model: Model) -> dict[str, CompileReport]:
-        return {
-            environment.name: compile_model(
-                model, self.precision, environment, profiles=self.profiles, cache=self.cache
-            )
-            for environment in self.environments
-        }
-
-
 def fix(
     model: Model,
     environments: Sequence[Environment] = (),
@@ -123,10 +106,14 @@ def fix(
     Raises:
         CandidateError: an environment cannot be used.
     """
-    compilers = _Compilers(environments, profiles or {}, precision, cache)
+
+    def reports_of(model: Model) -> dict[str, CompileReport]:
+        ask = partial(compile_model, model, precision, profiles=profiles or {}, cache=cache)
+        return {environment.name: ask(environment) for environment in environments}
+
     applied: list[AppliedCure] = []
     left_out: dict[tuple[str, tuple[str, ...]], LeftOut] = {}
-    reports = compilers.reports(model)
+    reports = reports_of(model)
     for _ in range(_ROUNDS):
         before = model
         for cure in CURES:
@@ -137,8 +124,10 @@ def fix(
             if isinstance(rewrite, LeftOut):
                 left_out[cure.code, rewrite.nodes] = rewrite
                 continue
-            proof = replace(prove_rewrite(model, rewrite, feeds), given=given and bool(rewrite.calibrated))
-            after = compilers.reports(rewrite.model) if proof.holds else {}
+            proof = replace(
+                prove_rewrite(model, rewrite, feeds), given=given and bool(rewrite.made.calibrated)
+            )
+            after = reports_of(rewrite.model) if proof.holds else {}
             why = proof.why_not or _not_taken(model, rewrite, reports, after)
             if why:
                 left_out[cure.code, rewrite.nodes] = LeftOut(cure.code, cure.does, rewrite.nodes, why)
@@ -151,20 +140,21 @@ def fix(
 
 
 def write_fixed(fixed: Fixed, path: Path) -> Path | None:
-    """Write the new model, if a cure stays, and if ONNX's checker takes it; None where there is nothing to write."""
+    """Write the new model, if a cure stays; None where there is nothing to write."""
     return save_model(fixed.model, path) if fixed.applied else None
 
 
 def prove_rewrite(model: Model, rewrite: Rewrite, feeds: Sequence[Feeds] = ()) -> Proof:
     """The proof of what a cure made of `model`; see `prove` and `prove_calibrated`."""
-    if rewrite.plain is not None:
-        return prove_calibrated(model, rewrite.model, rewrite.plain, rewrite.unseen, rewrite.calibrated)
-    cure = rewrite.cure
+    cure, made = rewrite.cure, rewrite.made
+    if made.plain is not None:
+        plain = load_model(made.plain, name=model.name)
+        return prove_calibrated(model, rewrite.model, plain, made.unseen, made.calibrated)
     return prove(
         model,
         rewrite.model,
         feeds,
-        batch=rewrite.batch,
+        batch=made.batch,
         where_finite=cure.where_finite,
         largest=cure.largest,
     )
@@ -214,6 +204,8 @@ def _not_taken(
         )
         if before[name].built and not report.built:
             return f"{compiler} built the model before: {said}"
-        if rewrite.calibrated and report.failure is not None:  # what needs no calibration comes behind it
+        if (
+            rewrite.made.calibrated and report.failure is not None
+        ):  # what needs no calibration comes behind it
             return f"{compiler} does not build it: {said}"
     return ""

@@ -12,7 +12,7 @@ from harness.conversion.cures.building import Inapplicable, constant_of
 from harness.conversion.cures.cure import Transformed
 from harness.conversion.cures.evaluator import first_line
 from harness.conversion.cures.rules.masks import is_switch, switches_of
-from harness.model import Model, with_weights
+from harness.model import Model, add_constant, with_weights
 
 #: What ONNX's checker raises of a model that it does not take.
 NOT_TAKEN = (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
@@ -135,9 +135,9 @@ def free_batch(model: Model, refused: frozenset[str] | None) -> Transformed | No
         return None
     (batch, nodes) = found.popitem()
     size = ir.node("Shape", [leading[0]], name="batch_shape")
-    zero = ir.node("Constant", [], {"value": ir.tensor(np.array([0], np.int64))}, name="batch_axis")
-    first = ir.node("Gather", [size.outputs[0], zero.outputs[0]], {"axis": 0}, name="batch")
-    graph.graph.insert_before(graph.graph[0], [size, zero, first])
+    zero = add_constant(graph.graph, "batch_axis", np.array([0]))
+    first = ir.node("Gather", [size.outputs[0], zero], {"axis": 0}, name="batch")
+    graph.graph.insert_before(graph.graph[0], [size, first])
     for node in nodes:
         _free(graph, node, first.outputs[0])
     for node in graph.graph:
@@ -186,13 +186,9 @@ def _free(graph: ir.Model, node: ir.Node, batch: ir.Value) -> None:
     assert shape is not None
     if node.op_type == "Reshape":
         free = [-1 if -1 not in shape[1:] else 0, *map(int, shape[1:])]
-        value = ir.node(
-            "Constant", [], {"value": ir.tensor(np.array(free, np.int64))}, name=f"{node.name}/shape"
-        )
-        graph.graph.insert_before(node, value)
-        node.replace_input_with(1, value.outputs[0])
+        node.replace_input_with(1, add_constant(graph.graph, f"{node.name}/shape", np.array(free)))
         return
-    rest = ir.node("Constant", [], {"value": ir.tensor(shape[1:].astype(np.int64))}, name=f"{node.name}/rest")
-    joined = ir.node("Concat", [batch, rest.outputs[0]], {"axis": 0}, name=f"{node.name}/shape")
-    graph.graph.insert_before(node, [rest, joined])
+    rest = add_constant(graph.graph, f"{node.name}/rest", shape[1:].astype(np.int64))
+    joined = ir.node("Concat", [batch, rest], {"axis": 0}, name=f"{node.name}/shape")
+    graph.graph.insert_before(node, joined)
     node.replace_input_with(1, joined.outputs[0])

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from harness.conversion.cures.applying import with_shapes
 from harness.conversion.cures.building import Inapplicable, constant_of, known_sizes, rank
 from harness.conversion.cures.cure import Transformed
-from harness.model import Model, own_type
+from harness.model import Model, add_constant, own_type
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _REDUCED: dict[str, Callable[..., np.ndarray]] = {
@@ -175,20 +175,14 @@ def _replace(graph: ir.Graph, found: _Found) -> str:
     dtype = found.source.dtype
     assert dtype is not None  # it is one of FLOATS
     constants = [
-        ir.node(
-            "Constant",
-            [],
-            {"value": ir.tensor(each.astype(dtype.numpy()), dtype=found.source.dtype)},
-            name=f"{last.name}/constant_{index}",
-        )
+        add_constant(graph, f"{last.name}/constant_{index}", each.astype(dtype.numpy()))
         for index, each in enumerate(found.constants)
     ]
-    inputs = [found.source, *(each.outputs[0] for each in constants)]
-    made = ir.node(found.operator, inputs, found.attributes, name=f"{last.name}/{found.operator}")
-    made.outputs[0].type, made.outputs[0].shape = own_type(found.value), found.value.shape
-    ir.convenience.replace_nodes_and_values(
-        graph, last, [last], [*constants, made], [found.value], made.outputs
+    made = ir.node(
+        found.operator, [found.source, *constants], found.attributes, name=f"{last.name}/{found.operator}"
     )
+    made.outputs[0].type, made.outputs[0].shape = own_type(found.value), found.value.shape
+    ir.convenience.replace_nodes_and_values(graph, last, [last], [made], [found.value], made.outputs)
     return str(last.name)
 
 
