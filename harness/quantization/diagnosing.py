@@ -235,6 +235,7 @@ class _Diagnosing:
             ranking=ranking,
             samples=len(self.outputs.samples),
             unseen=len(self.unseen.samples),
+            unseen_before=self.unseen.known_error(Setting()),
             faults=find_scale_faults(self.model),
             misplaced=find_misplaced(self.model),
             observed=observed,
@@ -246,8 +247,6 @@ class _Diagnosing:
             found = self._take_out(found)
         elif found.refused:
             found = replace(found, verdict=QuantizationVerdict.REFUSED)
-        if self.unseen.samples:
-            found = replace(found, unseen_before=self.unseen.error(Setting()))
         self.switched.close()
         return replace(found, inferences=self.switched.inferences)
 
@@ -286,7 +285,7 @@ class _Diagnosing:
             ),
             swapped=_swapped([pair for pair in self.pairs if pair.name in faulty], chosen),
             repaired=self.outputs.error(Setting(scales=scales)),
-            unseen_repaired=self.unseen.error(Setting(scales=scales)) if self.unseen.samples else None,
+            unseen_repaired=self.unseen.known_error(Setting(scales=scales)),
             repaired_model=with_scales(self.model, self.pairs, scales, self.weights),
         )
 
@@ -318,7 +317,7 @@ class _Diagnosing:
             taken_out=taken,
             minimal=found.minimal and minimal,
             without=self.outputs.error(setting),
-            unseen_without=self.unseen.error(setting) if self.unseen.samples else None,
+            unseen_without=self.unseen.known_error(setting),
             excluded=tuple(
                 node.name
                 for node in self.model.nodes

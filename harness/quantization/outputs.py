@@ -44,6 +44,10 @@ class Outputs:
         """nrmse of the worst output, or part of one, over all samples, or over the first few."""
         return max(self.errors(setting, samples=samples).values(), default=0.0)
 
+    def known_error(self, setting: Setting) -> float | None:
+        """`error`; None without samples."""
+        return self.error(setting) if self.samples else None
+
     def each(self, setting: Setting) -> list[float]:
         """nrmse of the worst output, or part of one, of each sample."""
         found = [self.switched.run(feeds, setting) for feeds in self.samples]

@@ -153,11 +153,12 @@ def _adds_two(node: ir.Node) -> bool:
 def _residual(model: Model, node: ir.Node, constants: Constants) -> int | None:
     """Which input of a sum is the one that the product in front of it does not compute; None if there is no product.
 
-    Of two products, the later one adds the other's result.
+    Of two products, the later one adds the other's result. Pairs in front of the sum are looked through.
     """
-    if any(constants.get(str(value.name)) is not None for value in node.inputs if value is not None):
+    raw = [_undone(value) for value in node.inputs]
+    if any(constants.get(str(value.name)) is not None for value in raw):
         return None
-    makers = [_product_behind(value) for value in node.inputs]
+    makers = [_product_behind(value) for value in raw]
     known = [(-1 if maker is None else model.node(str(maker.name)).index) for maker in makers]
     return None if max(known) < 0 else known.index(min(known))
 
@@ -264,14 +265,7 @@ def _wants(model: Model, node: ir.Node, position: int, constants: Constants) -> 
     if node.op_type == "Concat":
         behind = [reader for value in moved(node.outputs[0]) for reader, _ in value.uses()]
         return any(reader.op_type == "QuantizeLinear" for reader in behind)
-    if not _adds_two(node):
-        return False
-    raw = [_undone(value) for value in node.inputs]  # the sum as it was without pairs
-    makers = [None if constants.get(str(value.name)) is not None else _product_behind(value) for value in raw]
-    if any(constants.get(str(value.name)) is not None for value in raw) or not any(makers):
-        return False
-    known = [(-1 if maker is None else model.node(str(maker.name)).index) for maker in makers]
-    return known.index(min(known)) == position
+    return _adds_two(node) and _residual(model, node, constants) == position
 
 
 def _undone(value: ir.Value | None) -> ir.Value:

@@ -244,9 +244,10 @@ class _Quantizing:
     def run(self, method: Method | None, keep_float: float | None, limit: float | None) -> Quantization:
         observed = observe(self.switched, self.outputs.samples)
         scales = {each: self._scales(observed, each) for each in Method}
+        settings = {each: Setting(scales=found) for each, found in scales.items()}
         methods = tuple(
-            MethodResult(each, self.outputs.error(Setting(scales=found)), self._unseen(Setting(scales=found)))
-            for each, found in scales.items()
+            MethodResult(each, self.outputs.error(setting), self.unseen.known_error(setting))
+            for each, setting in settings.items()
         )
         chosen, by_pair = self._choose(observed, scales, method)
         own = {name: scales[each][name] for name, each in by_pair.items()}
@@ -309,13 +310,13 @@ class _Quantizing:
             found[pair.name] = self.given.get(pair.tensor) or scale_for(pair, histogram, values, own)
         return with_shared(found, self.joined)
 
-    def _unseen(self, setting: Setting) -> float | None:
-        return self.unseen.error(setting) if self.unseen.samples else None
-
     def _point(self, mixing: Mixing, floats: Sequence[str]) -> Point:
         setting = Setting(floats=frozenset(mixing.with_sums(floats)))
         return Point(
-            mixing.share(floats), self.outputs.error(setting), self._unseen(setting), (*self.small, *floats)
+            mixing.share(floats),
+            self.outputs.error(setting),
+            self.unseen.known_error(setting),
+            (*self.small, *floats),
         )
 
     def _floats(self, mixing: Mixing, keep_float: float | None, limit: float | None) -> tuple[str, ...]:

@@ -50,12 +50,10 @@ class Setting:
     floats: frozenset[str] = frozenset()
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
-    def quantizes(self, pair: QdqPair, reader: Reader | None = None) -> bool:
-        """Whether the pair quantises for a reader; None: for any of its readers."""
-        if pair.name in self.off:
-            return False
-        readers = pair.readers if reader is None else (reader,)
-        return not readers or any(each.node not in self.floats for each in readers)
+    def quantizes(self, pair: QdqPair, readers: Sequence[Reader]) -> bool:
+        """Whether the pair quantises for one of these readers, or what nothing reads."""
+        used = not readers or any(each.node not in self.floats for each in readers)
+        return used and pair.name not in self.off
 
 
 class SwitchedModel:
@@ -99,8 +97,8 @@ class SwitchedModel:
         on = [
             switch
             for pair in self.pairs
-            for switch, reader in graph.switches_of(pair)
-            if setting.quantizes(pair, reader)
+            for switch, readers in graph.switches_of(pair)
+            if setting.quantizes(pair, readers)
         ]
         self.inferences += 1
         return runner.run({**feeds, **self._fed(graph, setting)}, on, wanted)
@@ -135,15 +133,9 @@ class SwitchedModel:
         for index, pair in enumerate(self.pairs):
             scale = setting.scales.get(pair.name, pair.scale)
             if pair.kind is Kind.WEIGHT:
-                raw, low = self.weights[pair.name], None
                 for name, readers in graph.fed[pair.name]:
-                    if pair.name in setting.off or (
-                        readers and all(r.node in setting.floats for r in readers)
-                    ):
-                        feeds[name] = raw
-                    else:
-                        low = self.quantized_weight(pair, scale) if low is None else low
-                        feeds[name] = low
+                    low = setting.quantizes(pair, readers)
+                    feeds[name] = self.quantized_weight(pair, scale) if low else self.weights[pair.name]
             else:
                 zero = np.zeros_like(scale.values) if scale.zero_point is None else scale.zero_point
                 feeds[f"{SCALE}{index}"], feeds[f"{ZERO}{index}"] = scale.values, zero
@@ -159,19 +151,18 @@ class _Graph:
     def __init__(self, model: Model, pairs: Sequence[QdqPair]) -> None:
         self.model, self.pairs = model, pairs
         self.emit = Emitter(prefix="harness::qdq")
-        self.switches: list[str] = []
         self.members: list[frozenset[str]] = []
         self.fed: dict[str, list[tuple[str, tuple[Reader, ...]]]] = {}
         self.renamed: dict[tuple[str, int], str] = {}
         self.inputs = {node.name: dict(enumerate(node.input)) for node in model.evaluated.graph.node}
 
-    def switches_of(self, pair: QdqPair) -> Iterable[tuple[str, Reader | None]]:
-        """The switches of an activation pair, and which reader each is for."""
+    def switches_of(self, pair: QdqPair) -> Iterable[tuple[str, tuple[Reader, ...]]]:
+        """The switches of an activation pair, and which readers each is for; that of the pair itself is the last."""
         if pair.kind is Kind.ACTIVATION:
             if len({reader.node for reader in pair.readers}) > 1:
                 for reader in pair.readers:
-                    yield f"{pair.name}>{reader.node}:{reader.position}", reader
-            yield pair.name, None
+                    yield f"{pair.name}>{reader.node}:{reader.position}", (reader,)
+            yield pair.name, pair.readers
 
     def lowered(self, wanted: tuple[str, ...], weights: Mapping[str, np.ndarray]) -> LoweredGraph:
         source = self.model.evaluated
@@ -237,12 +228,10 @@ class _Graph:
             helper.make_node("DequantizeLinear", [steps, scale, typed], [low], f"{low}/DQ", **axis),
         ]
         keep = "Relu" if clips(pair.scale, pair.dtype) else "Identity"
-        several = [(switch, reader) for switch, reader in self.switches_of(pair) if reader is not None]
-        self._select(
-            frozenset({pair.name, *(switch for switch, _ in several)}), inner, low, raw, keep, written
-        )
-        for switch, reader in several:
-            if reader is not None and self._reads(reader, written):
+        *several, _ = switches = list(self.switches_of(pair))
+        self._select(frozenset(switch for switch, _ in switches), inner, low, raw, keep, written)
+        for switch, (reader,) in several:
+            if self._reads(reader, written):
                 name, value = self.emit.fresh(), self.emit.fresh()
                 copy = [helper.make_node("Identity", [written], [value], f"{value}/Identity")]
                 self._select(frozenset({switch}), copy, value, raw, keep, name)
