@@ -147,17 +147,15 @@ class ReferenceNotFiniteError(UnsoundReferenceError):
     def __init__(
         self, case: str, *, tensor: str, first_tensor: str, count: int, own: str | None = None
     ) -> None:
-        origin = (
-            "" if first_tensor == tensor else f"; the first tensor that is not finite is {first_tensor!r}"
-        )
-        super().__init__(
-            f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}"
-            + ("" if own is None else f"; {own}"),
-            where=case,
-            hint="`harness diagnose` says how that comes about, in the model or from its inputs"
-            if own is None
-            else "the type is written in the file, which has to be changed: let it compute that node in FP32",
-        )
+        first = f"; the first tensor that is not finite is {first_tensor!r}"
+        parts = (f"{count} elements of output {tensor!r}", "" if first_tensor == tensor else first)
+        message = f"the FP32 reference is not finite: {''.join(parts)}{'' if own is None else f'; {own}'}"
+        hint = "`harness diagnose` says how that comes about, in the model or from its inputs"
+        if own is not None:
+            hint = (
+                "the type is written in the file, which has to be changed: let it compute that node in FP32"
+            )
+        super().__init__(message, where=case, hint=hint)
         self.tensor = tensor
         self.first_tensor = first_tensor
         self.count = count
@@ -289,12 +287,11 @@ class BudgetExhaustedError(HarnessError, RuntimeError):
 class InternalError(HarnessError, RuntimeError):
     """A fault of harness itself; `evidence` is the traceback of what was raised, a line each."""
 
-    exit_code = 70
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
 
     def __init__(self, message: str, *, evidence: Sequence[str] = ()) -> None:
-        super().__init__(
-            message, hint="this is a bug in harness: report it with the output of `harness doctor`"
-        )
+        hint = "this is a bug in harness: report it with what --traceback and `harness doctor` print"
+        super().__init__(message, hint=hint)
         self.evidence = tuple(evidence)
 
     @classmethod

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 CASE_SUFFIX = ".case.yaml"
 EMULATOR = "emulator"
-#: Marks that pytest gives a meaning; a tag of this name is no mark.
 RESERVED_MARKS = frozenset({"filterwarnings", "parametrize", "skip", "skipif", "usefixtures", "xfail"})
+"""Marks that pytest gives a meaning; a tag of this name is no mark."""
 
 
 class HarnessWarning(pytest.PytestWarning):
@@ -85,23 +85,21 @@ def pytest_configure(config: pytest.Config) -> None:
         UsageError: an environment is unknown, or golden references would be rewritten where CI is set.
     """
     config.addinivalue_line("markers", "gpu: needs a GPU, such as a run on a TensorRT engine")
-    if config.getoption("golden_update") or config.getoption("golden_prune"):
-        from harness.errors import GoldenError
-        from harness.golden import refuse_in_ci
+    update, names = config.getoption("golden_update"), set(config.getoption("harness_env")) - {EMULATOR}
+    rewrites = update or config.getoption("golden_prune")
+    if not rewrites and not names:
+        return
+    from harness.environments import select
+    from harness.errors import EnvironmentConfigError, GoldenError
+    from harness.golden import refuse_in_ci
 
-        try:
-            refuse_in_ci("rewritten" if config.getoption("golden_update") else "removed")
-        except GoldenError as error:
-            raise pytest.UsageError(str(error)) from None
-    if names := set(config.getoption("harness_env")) - {EMULATOR}:
-        from harness.environments import select
-        from harness.errors import EnvironmentConfigError
-
-        try:
-            for name in sorted(names):
-                select(name)
-        except EnvironmentConfigError as error:
-            raise pytest.UsageError(str(error)) from None
+    try:
+        if rewrites:
+            refuse_in_ci("rewritten" if update else "removed")
+        for name in sorted(names):
+            select(name)
+    except (EnvironmentConfigError, GoldenError) as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
@@ -285,22 +283,18 @@ def _judge_run(request: pytest.FixtureRequest, harness_judge: Judge) -> None:
 
 def _properties(result: RunResult) -> list[tuple[str, object]]:
     """What JUnit files and reports keep of a run; plain types, because xdist sends no others."""
-    properties: list[tuple[str, object]] = [
-        ("case", result.case),
-        ("precision", str(result.precision)),
-        ("candidate", result.candidate),
-        ("verdict", str(result.verdict)),
-    ]
-    if result.worst is not None:
-        properties += [
-            ("worst_output", result.worst.tensor),
-            ("worst_nrmse", float(result.worst.metrics.nrmse)),
-        ]
-    if result.origins:
-        properties.append(("origin", ", ".join(layer.node for layer in result.origins)))
-    if result.faithful is not None:
-        properties.append(("faithful", result.faithful))
-    return properties
+    worst = result.worst
+    properties: dict[str, object] = {
+        "case": result.case,
+        "precision": str(result.precision),
+        "candidate": result.candidate,
+        "verdict": str(result.verdict),
+        "worst_output": None if worst is None else worst.tensor,
+        "worst_nrmse": None if worst is None else float(worst.metrics.nrmse),
+        "origin": ", ".join(layer.node for layer in result.origins) or None,
+        "faithful": result.faithful,
+    }
+    return [(name, value) for name, value in properties.items() if value is not None]
 
 
 def _mark(config: pytest.Config, name: str, meaning: str) -> pytest.MarkDecorator:

@@ -28,9 +28,8 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from harness.errors import CandidateError, CaseFileError, HarnessError, of_system
+from harness.errors import CandidateError, CaseFileError, HarnessError, explained
 
-INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the statuses that a verdict or a mistake has
 HELP = ["-h", "--help"]
 _HARNESS = Path(__file__).parents[1]
 _LIBRARIES = frozenset({"site-packages", "dist-packages", Path(sysconfig.get_path("stdlib")).name})
@@ -258,27 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if with_traceback:
             print_exc()
-        return _ended_by(error)
-    return 0
-
-
-def _ended_by(error: Exception) -> int:
-    """Say on stderr what went wrong; returns the exit status."""
-    known = of_system(error) if isinstance(error, OSError) and not isinstance(error, HarnessError) else error
-    if isinstance(known, HarnessError):
+        known = explained(error)
         with suppress(OSError):  # stderr may be on the same full disk
             print_error(known)
         return known.exit_code
-    if isinstance(error, MemoryError):
-        print(f"error: not enough memory: {error}\n  hint: try smaller shapes", file=sys.stderr)
-        return 2
-    print(
-        f"internal error: {type(error).__name__}: {error}\n"
-        "This is a bug in harness. Run the command again with --traceback and report what it prints, "
-        "together with the output of `harness doctor`.",
-        file=sys.stderr,
-    )
-    return INTERNAL_ERROR
+    return 0
 
 
 def print_error(error: HarnessError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
+from collections.abc import Callable
 
 _PLAIN_RATIOS = (0.1, 1000.0)
 """Between them a ratio is a multiple of two or three digits."""
@@ -29,11 +30,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def numbers(value: float, other: float) -> tuple[str, str]:
     """Both as `number` has them, with as many digits as distinguish them: `0.01004` and `0.01`."""
-    for digits in (2, 3, 4, 5, 6):
-        texts = number(value, digits), number(other, digits)
-        if texts[0] != texts[1] or value == other:
-            break
-    return texts
+    return _told_apart(number, value, other)
 
 
 def magnitude(value: float, digits: int = 2) -> str:
@@ -56,11 +53,7 @@ def magnitude(value: float, digits: int = 2) -> str:
 
 def magnitudes(value: float, other: float) -> tuple[str, str]:
     """Both as `magnitude` has them, with as many digits as distinguish them: `3.40e38` and `3.39e38`."""
-    for digits in (2, 3, 4, 5):
-        texts = magnitude(value, digits), magnitude(other, digits)
-        if texts[0] != texts[1] or value == other:
-            break
-    return texts
+    return _told_apart(magnitude, value, other)
 
 
 def bound(value: float, *, least: bool = False) -> str:
@@ -123,6 +116,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _told_apart(write: Callable[[float, int], str], value: float, other: float) -> tuple[str, str]:
+    for digits in range(2, 7):
+        texts = write(value, digits), write(other, digits)
+        if texts[0] != texts[1] or value == other:
+            break
+    return texts
 
 
 def _not_finite(value: float) -> str:

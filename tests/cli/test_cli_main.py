@@ -15,11 +15,12 @@ import typer
 
 import harness
 from harness import cli
-from harness.cli import BROKEN_PIPE, COMMANDS, INTERNAL_ERROR, INTERRUPTED, TERMINATED, main, outputs
+from harness.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, TERMINATED, main, outputs
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
     HarnessError,
+    InternalError,
     NothingSelectedError,
     UsageError,
 )
@@ -167,7 +168,7 @@ def test_a_bug_is_reported_as_one(command, capsys) -> None:
         raise KeyError("surprise")
 
     command(act)
-    assert main(["run"]) == INTERNAL_ERROR == 70
+    assert main(["run"]) == InternalError.exit_code == 70
     text = capsys.readouterr().err
     assert "KeyError: 'surprise'" in text
     assert "--traceback" in text
@@ -175,8 +176,8 @@ def test_a_bug_is_reported_as_one(command, capsys) -> None:
 
 
 def test_every_exit_status_is_documented(capsys) -> None:
-    statuses = {error.exit_code for error in (HarnessError, CandidateError, BudgetExhaustedError)}
-    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED}
+    errors = (HarnessError, CandidateError, BudgetExhaustedError, NothingSelectedError, InternalError)
+    statuses = {0, 1, INTERRUPTED, BROKEN_PIPE, TERMINATED, *(error.exit_code for error in errors)}
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = readme.split("## Exit statuses")[1].split("\n## ")[0]
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
