@@ -68,7 +68,7 @@ def show(
     last: Annotated[
         int | None,
         typer.Option(
-            "--last", metavar="N", help="Compare the newest run with the N before it, and look for steps."
+            min=1, metavar="N", help="Compare the newest run with the N before it, and look for steps."
         ),
     ] = None,
     json_file: JsonFile = None,
@@ -91,8 +91,6 @@ def show(
     if last is not None:
         if run is not None:
             raise UsageError("--last compares the newest run; leave the run out")
-        if last < 1:
-            raise UsageError(f"--last must be at least 1, not {last}")
         report = nightly_report(folder, release=release, last=last)
         if report.time is not None and (doubt := doubt_age(report.time, datetime.datetime.now(datetime.UTC))):
             print(f"warning: {report.run}, the newest run, {doubt}", file=sys.stderr)
@@ -118,7 +116,7 @@ def export(
     out: Annotated[Path, path_argument("FILE", "The .csv or .parquet file to write.")],
     folder: Folder = HISTORY,
     last: Annotated[
-        int | None, typer.Option("--last", metavar="N", help="Only export the newest N runs.")
+        int | None, typer.Option(min=1, metavar="N", help="Only export the newest N runs.")
     ] = None,
     case: Annotated[
         str | None, typer.Option("--case", metavar="GLOB", help="Only export these cases.")
@@ -173,7 +171,10 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
     found = [info for info in runs if (info.finished if text is None else info.run.startswith(text))]
     if not found:
         which = "finished run" if text is None else f"run {text}"
-        raise HistoryError(f"has no {which}", where=folder, hint="harness history list")
+        hint = (
+            "`harness history list` shows what there is" if runs else "`harness drift` keeps its runs in it"
+        )
+        raise HistoryError(f"has no {which}", where=folder, hint=hint)
     if text is not None and len(found) > 1:
         raise HistoryError(
             f"{text!r} is the start of {len(found)} run ids", where=folder, hint="type more of it"

@@ -222,8 +222,10 @@ def load_history(
         skipped, with a `harness.history.HistoryWarning`.
 
     Raises:
-        HistoryError: there is no history, the file is damaged, or there is no such column.
+        HistoryError: there is no history, the file is damaged, there is no such column, or `last` is below 1.
     """
+    if last is not None and last < 1:
+        raise HistoryError(f"last must be at least 1, not {last}")
     chosen = one_or_more(columns or NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")

@@ -18,6 +18,8 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from harness.cli.history import doubt_age
+from harness.errors import HistoryError
+from harness.history import load_history
 from harness.history.store.schema import METADATA_KEY
 from harness.report import short
 
@@ -202,6 +204,10 @@ def test_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     assert errors.startswith(f"wrote {len(frame)} rows of reports/history to ")
     assert harness("history", "export", "one.parquet", "--last", "1", "--case", "cl*")[0] == 0
     assert len(pd.read_parquet("one.parquet")) < len(frame)
+    for command in (("export", "none.csv"), ("show",)):
+        assert harness("history", *command, "--last", "0")[0] == 2, "not all of them"
+    with pytest.raises(HistoryError, match="at least 1"):
+        load_history(last=0)
     status, _, errors = harness("history", "export", "none.csv", "--case", "other")
     assert (status, "the cases are clean" in errors) == (5, True)
 
