@@ -45,22 +45,9 @@ def compare(
     Raises:
         InputDataError: the kinds of dtype differ, or the dtype cannot be compared.
     """
-    options = options or CompareOptions()
-    candidate, reference = np.asarray(candidate), np.asarray(reference)
-    _check_kinds(candidate, reference)
-    storage = _chosen_storage(candidate, dtype)
-    if candidate.shape != reference.shape:
-        total, ulps = _measure_apart(candidate, reference, storage, options)
-        metrics = metrics_of(total, ulps, storage, None)
-        return as_incomparable(metrics, shape=candidate.shape, reference_shape=reference.shape)
-    total, ulps = _measure(candidate, reference, storage, options, alone=True)
-    worst = _worst_of(total, candidate.shape)
-    metrics = metrics_of(total, ulps, storage, None if worst is None else worst[1], options)
-    if options.quantile is None:
-        return metrics
-    errors = ErrorHistogram()
-    errors.add(candidate, reference)
-    return replace(metrics, abs_quantile=errors.at(options.quantile))
+    accumulator = Accumulator(dtype=dtype, options=options, alone=True)
+    accumulator.update(candidate, reference)
+    return accumulator.result()
 
 
 def not_computed(
@@ -85,15 +72,14 @@ def not_computed(
 class Accumulator:
     """Collects the metrics of one tensor over any number of samples.
 
-    Beside the arrays it needs about a megabyte, whatever their size. An accumulator belongs to one thread; those of
-    several threads are merged, and the metrics do not depend on the order of merging.
+    Beside the arrays it needs about a megabyte, whatever their size. An accumulator belongs to one thread.
 
     Args:
         dtype: name of the float dtype in which the candidate stores the tensor, whatever dtype its array has: ULP,
             subnormals and headroom are counted in it. Integers and bools ignore it. None means the dtype of the
             first candidate array.
         options: tolerances and top-k.
-        alone: whether the first sample will be the only one, and nothing merged: ULP are counted faster then.
+        alone: whether the first sample will be the only one: ULP are counted faster then.
 
     Raises:
         UsageError: `dtype` is not a float dtype.
@@ -136,7 +122,9 @@ class Accumulator:
                 self._errors.add(candidate, reference)
         self._adopt(storage, ulps)
         self._tallies.append(total)
-        self._see_worst(_worst_of(total, reference.shape))
+        worst = _worst_of(total, reference.shape)
+        if worst is not None and (self._worst is None or worst[0] > self._worst[0]):
+            self._worst = worst
 
     def fail(self, reference: Array, why: str) -> None:
         """Add one sample that the candidate could not compute, which makes the whole incomparable.
@@ -155,28 +143,6 @@ class Accumulator:
         self._adopt(storage, ulps)
         self._tallies.append(total)
         self._failure = self._failure or why
-
-    def merge(self, other: Accumulator) -> None:
-        """Add everything that `other` has seen.
-
-        Raises:
-            UsageError: `other` counts in another storage dtype.
-        """
-        if other._storage is None or other._ulps is None:
-            return
-        if self._alone or other._alone:
-            raise UsageError("what one sample was counted for alone cannot be merged")
-        if self._storage is not None and self._storage.dtype != other._storage.dtype:
-            raise UsageError(
-                f"cannot merge metrics counted in {self._storage.dtype.name} and {other._storage.dtype.name}"
-            )
-        self._adopt(other._storage, other._ulps)
-        self._shapes = self._shapes or other._shapes
-        self._failure = self._failure or other._failure
-        self._tallies += other._tallies
-        if self._errors is not None and other._errors is not None:
-            self._errors.merge(other._errors)
-        self._see_worst(other._worst)
 
     def result(self) -> Metrics:
         """The metrics of everything seen so far.
@@ -206,10 +172,6 @@ class Accumulator:
             self._ulps = self._ulps or UlpHistogram(exact=ulps.exact)
             self._ulps.merge(ulps)
         self._ulps.pack()
-
-    def _see_worst(self, worst: tuple[float, tuple[int, ...]] | None) -> None:
-        if worst is not None and (self._worst is None or worst[0] > self._worst[0]):
-            self._worst = worst
 
 
 def _check_kinds(candidate: Array, reference: Array) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.case import Tolerance, merge_tolerances
+from harness.case import MetricLimits
 from harness.comparison.metrics import ALIKE, CompareOptions, Metrics
 from harness.errors import UsageError
 from harness.tensors import UNLESS_DEFAULT, Precision
@@ -207,11 +207,9 @@ EQUAL = Gate("mismatch_fraction", 0)
 
 
 def gates_for(
-    tolerances: Iterable[Tolerance],
-    *,
+    limits: MetricLimits | None,
     precision: Precision,
-    tensor: str,
-    node: str | None = None,
+    *,
     is_output: bool,
     metrics_of_emulator: Metrics | None = None,
     reference_rms: float,
@@ -221,17 +219,14 @@ def gates_for(
     """The gates of one tensor; the gate on non-finite values is always the first.
 
     Args:
-        tolerances: the case's rules; all that match are merged, the later one wins for each metric.
+        limits: those of the case's rules for it; None takes the default ones.
         precision: the precision under test.
-        tensor: name of the tensor.
-        node: name of the node that writes it.
         is_output: whether it is an output of the model.
         metrics_of_emulator: the emulator's metrics at the same precision; None judges the emulator itself.
         reference_rms: root mean square of the reference tensor.
         exact: whether the tensor holds integers or bools.
         flips: what flipped steps of a quantised file may cost it, over `reference_rms`; see `find_flips` of the judge.
     """
-    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is None:
         default = default_gate(
             precision, metrics_of_emulator, reference_rms, is_output=is_output, flips=flips
@@ -246,19 +241,11 @@ def gates_for(
     return NONFINITE, *gates
 
 
-def options_for(
-    tolerances: Iterable[Tolerance],
-    *,
-    precision: Precision,
-    tensor: str,
-    node: str | None = None,
-    is_output: bool,
-) -> CompareOptions:
-    """What the metrics of one tensor need of the case's rules: `atol`, `rtol`, `quantile` and `topk`.
+def options_for(limits: MetricLimits | None) -> CompareOptions:
+    """What the metrics of one tensor need of its limits: `atol`, `rtol`, `quantile` and `topk`.
 
     Where a rule gives only one of `atol` and `rtol`, the other is 0.
     """
-    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     chosen = CompareOptions()
     if limits is None:
         return chosen
@@ -270,22 +257,14 @@ def options_for(
 
 
 def slice_limit(
-    tolerances: Iterable[Tolerance],
-    *,
-    precision: Precision,
-    tensor: str,
-    node: str | None = None,
-    is_output: bool,
-    emulated: bool,
-    flips: float = 0.0,
+    limits: MetricLimits | None, precision: Precision, *, emulated: bool, flips: float = 0.0
 ) -> float | None:
     """The limit on the nrmse of the worst slice: its own, else that on the whole tensor, else the default one.
 
     A slice has few elements, and errs by chance more than the whole: it may by `part_factor` times the default, an
     engine by `floor` besides. None where a case limits something other than nrmse.
-    The arguments are those of `gates_for`; `emulated` is whether the emulator itself is judged.
+    `emulated` is whether the emulator itself is judged; the others are those of `gates_for`.
     """
-    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is not None and limits.gates():
         return limits.nrmse if limits.slice_nrmse is None else limits.slice_nrmse
     row = DEFAULT_GATES[precision]

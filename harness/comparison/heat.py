@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.comparison.quantile import absolute_error
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_ROWS, MOST_COLUMNS = 24, 48
@@ -34,12 +36,7 @@ def map_error(candidate: Array, reference: Array, *, tensor: str, sample: int) -
     if candidate.shape != reference.shape or not reference.size or reference.ndim < 1:
         return None
     rows = reference.shape[-2] if reference.ndim > 1 else 1
-    with np.errstate(all="ignore"):
-        c, r = candidate.astype(np.float64), reference.astype(np.float64)
-        error = np.abs(c - r)
-        error[(c == r) | (np.isnan(c) & np.isnan(r))] = 0
-        error[np.isnan(error)] = np.inf
-    plane = error.reshape(-1, rows, reference.shape[-1]).max(axis=0)
+    plane = absolute_error(candidate, reference).reshape(-1, rows, reference.shape[-1]).max(axis=0)
     for axis, most in ((0, MOST_ROWS), (1, MOST_COLUMNS)):
         cells = min(plane.shape[axis], most)
         starts = np.arange(cells) * plane.shape[axis] // cells

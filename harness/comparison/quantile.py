@@ -14,6 +14,17 @@ _SHIFT = 16  # of the 23 bits of the mantissa 7 are kept
 _BUCKETS = 1 << (32 - 1 - _SHIFT)
 
 
+def absolute_error(candidate: Array, reference: Array) -> Array:
+    """|candidate - reference| of each element as float64: 0 where both are the same infinity or NaN, else infinite
+    where one is not finite."""
+    with np.errstate(all="ignore"):
+        c, r = candidate.astype(np.float64), reference.astype(np.float64)
+        error: Array = np.abs(c - r)
+        error[(c == r) | (np.isnan(c) & np.isnan(r))] = 0
+        error[np.isnan(error)] = np.inf
+    return error
+
+
 class ErrorHistogram:
     """Counts |candidate - reference| in buckets of 1/128 octave; one element is not finite: an infinite error."""
 
@@ -23,19 +34,11 @@ class ErrorHistogram:
     def add(self, candidate: Array, reference: Array) -> None:
         """Count the elements of two arrays of one shape; the same infinity, or NaN on both sides, is no error."""
         left, right = candidate.reshape(-1), reference.reshape(-1)
-        with np.errstate(all="ignore"):
+        with np.errstate(over="ignore"):
             for start in range(0, left.size, _BLOCK):
-                c = left[start : start + _BLOCK].astype(np.float64)
-                r = right[start : start + _BLOCK].astype(np.float64)
-                error = np.abs(c - r)
-                error[(c == r) | (np.isnan(c) & np.isnan(r))] = 0
-                error[np.isnan(error)] = np.inf
-                codes = error.astype(np.float32).view(np.int32) >> _SHIFT
+                c, r = (each[start : start + _BLOCK] for each in (left, right))
+                codes = absolute_error(c, r).astype(np.float32).view(np.int32) >> _SHIFT
                 self._counts += np.bincount(codes, minlength=_BUCKETS)
-
-    def merge(self, other: ErrorHistogram) -> None:
-        """Add everything that `other` has counted."""
-        self._counts += other._counts
 
     def at(self, share: float) -> float:
         """The smallest error that at least `share` of the elements do not exceed; never too low, and at most 0.8 %

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from harness.backends import Computed
-from harness.case import Tolerance, parse_slice
+from harness.case import MetricLimits, Tolerance, merge_tolerances, parse_slice
 from harness.comparison import (
     DEFAULT_GATES,
     GATE_OF,
@@ -78,14 +78,8 @@ class TensorGates:
 
     def options(self, tensor: str, *, is_output: bool) -> CompareOptions:
         """What the metrics of a tensor need of the rules."""
-        options = options_for(
-            self.tolerances,
-            precision=self.precision,
-            tensor=tensor,
-            node=self._node(tensor),
-            is_output=is_output,
-        )
-        limit = self._slice_limit(tensor, is_output=is_output, emulated=True)
+        limits = self._limits(tensor, is_output=is_output)
+        options, limit = options_for(limits), slice_limit(limits, self.precision, emulated=True)
         if not limit:
             return options
         # Weights that pairs round may err alike in every row, whatever its size.
@@ -93,17 +87,15 @@ class TensorGates:
         elements = LEAST_LOST if is_output and limit >= COARSE else options.slice_elements
         return replace(options, slice_floor=self._slice_floor / limit, slice_elements=elements, gains=gains)
 
-    def _slice_limit(
-        self, tensor: str, *, is_output: bool, emulated: bool, flips: float = 0.0
-    ) -> float | None:
-        return slice_limit(
+    def _limits(self, tensor: str, *, is_output: bool) -> MetricLimits | None:
+        """The limits of the rules that match a tensor."""
+        node = self.model.producer(tensor)
+        return merge_tolerances(
             self.tolerances,
-            precision=self.precision,
+            self.precision,
             tensor=tensor,
-            node=self._node(tensor),
+            node=None if node is None else node.name,
             is_output=is_output,
-            emulated=emulated,
-            flips=flips,
         )
 
     @cached_property
@@ -133,12 +125,11 @@ class TensorGates:
             exact: whether it holds integers or bools.
             flips: see `judge`.
         """
+        limits = self._limits(tensor, is_output=is_output)
         allowed = 0.0 if flips is None or not metrics.reference_rms else _rms(flips) / metrics.reference_rms
         gates = gates_for(
-            self.tolerances,
-            precision=self.precision,
-            tensor=tensor,
-            node=self._node(tensor),
+            limits,
+            self.precision,
             is_output=is_output,
             metrics_of_emulator=baseline,
             reference_rms=metrics.reference_rms,
@@ -146,7 +137,7 @@ class TensorGates:
             flips=allowed,
         )
         named = any(gate.metric == "slice_nrmse" for gate in gates)
-        limit = self._slice_limit(tensor, is_output=is_output, emulated=baseline is None, flips=allowed)
+        limit = slice_limit(limits, self.precision, emulated=baseline is None, flips=allowed)
         if metrics.worst_slice is not None and limit is not None and not named:
             gates = (*gates, Gate("slice_nrmse", limit))
         return check(metrics, gates)
@@ -246,10 +237,6 @@ class TensorGates:
         exact = reference.dtype.kind in "biu"
         flips = None if pair.flips is None else take(pair.flips)
         return metrics, self.check(pair.tensor, metrics, baseline, is_output=True, exact=exact, flips=flips)
-
-    def _node(self, name: str) -> str | None:
-        node = self.model.producer(name)
-        return node.name if node else None
 
 
 def _rms(values: np.ndarray) -> float:

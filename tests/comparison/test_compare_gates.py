@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from harness.case import MetricLimits, Tolerance
+from harness.case import MetricLimits, Tolerance, merge_tolerances
 from harness.comparison import (
     DEFAULT_GATES,
     LOWER_BOUNDED,
@@ -39,10 +39,8 @@ def metrics(error: float) -> Metrics:
 
 def resolve(*rules: Tolerance, emulated: Metrics | None = None, exact: bool = False) -> dict[str, float]:
     gates = gates_for(
-        rules,
-        precision=FP16,
-        tensor="logits",
-        node="head",
+        merge_tolerances(rules, FP16, tensor="logits", node="head", is_output=True),
+        FP16,
         is_output=True,
         metrics_of_emulator=emulated,
         reference_rms=RMS,
@@ -118,14 +116,7 @@ class TestDefaults:
         assert resolve(emulated=metrics(error))["rmse"] == pytest.approx(limit)
 
     def test_a_zero_reference_asks_for_zeros(self) -> None:
-        gates = gates_for(
-            (),
-            precision=FP16,
-            tensor="x",
-            is_output=True,
-            metrics_of_emulator=metrics(0.0),
-            reference_rms=0.0,
-        )
+        gates = gates_for(None, FP16, is_output=True, metrics_of_emulator=metrics(0.0), reference_rms=0.0)
         zeros = np.zeros(3, np.float32)
         assert all(result.passed for result in check(compare(zeros, zeros), gates))
         assert not all(result.passed for result in check(compare(zeros + np.float32(1e-9), zeros), gates))
@@ -135,9 +126,7 @@ class TestDefaults:
 
     def test_non_finite_values_fail_whatever_the_gates(self) -> None:
         broken = compare(np.array([np.inf, 1], np.float32), np.array([1, 1], np.float32))
-        gates = gates_for(
-            [Tolerance(mismatch_fraction=1.0)], precision=FP16, tensor="x", is_output=True, reference_rms=1.0
-        )
+        gates = gates_for(Tolerance(mismatch_fraction=1.0), FP16, is_output=True, reference_rms=1.0)
         assert [(result.metric, result.passed) for result in check(broken, gates)] == [
             ("nonfinite", False),
             ("mismatch_fraction", True),
@@ -177,7 +166,7 @@ class TestTolerances:
 
     def test_options_come_from_the_same_rules(self) -> None:
         def options(*rules: Tolerance) -> CompareOptions:
-            return options_for(rules, precision=FP16, tensor="logits", is_output=True)
+            return options_for(merge_tolerances(rules, FP16, tensor="logits", is_output=True))
 
         assert options() == CompareOptions()
         assert options(Tolerance(nrmse=1.0)) == CompareOptions()
@@ -222,11 +211,12 @@ def test_the_peak_signal_to_noise_ratio_is_that_of_polygraphy() -> None:
 
 def test_the_gates_of_images_and_quantiles_are_those_of_the_case() -> None:
     rules = (Tolerance(psnr_db=40.0), Tolerance(abs_quantile=0.1, quantile=0.9))
-    gates = gates_for(rules, precision=Precision.FP16, tensor="y", is_output=True, reference_rms=1.0)
+    limits = merge_tolerances(rules, FP16, tensor="y", is_output=True)
+    gates = gates_for(limits, FP16, is_output=True, reference_rms=1.0)
     assert {(gate.metric, gate.limit) for gate in gates} == {
         ("nonfinite", 0), ("psnr_db", 40.0), ("abs_quantile", 0.1)
     }  # fmt: skip
-    options = options_for(rules, precision=Precision.FP16, tensor="y", is_output=True)
+    options = options_for(limits)
     assert options.quantile == 0.9
     reference = np.ones(10, np.float32)
     metrics = compare(reference + np.float32(0.05), reference, options=options)

@@ -140,20 +140,16 @@ def test_every_metric_follows_its_formula(pair: tuple[np.ndarray, np.ndarray], s
 
 @settings(max_examples=40)
 @given(pair=pairs(), cuts=st.lists(st.floats(0, 1), max_size=3), shuffled=st.randoms())
-def test_samples_add_up_in_any_order_of_merging(
+def test_samples_add_up_in_any_order(
     pair: tuple[np.ndarray, np.ndarray], cuts: list[float], shuffled: Any
 ) -> None:
     candidate, reference = (array.reshape(-1) for array in pair)
     bounds = [0, *sorted(int(cut * candidate.size) for cut in cuts), candidate.size]
-    parts = []
-    for start, stop in itertools.pairwise(bounds):
-        part = Accumulator(options=OPTIONS)
-        part.update(candidate[start:stop], reference[start:stop])
-        parts.append(part)
+    parts = [slice(*ends) for ends in itertools.pairwise(bounds)]
     shuffled.shuffle(parts)
     whole = Accumulator(options=OPTIONS)
     for part in parts:
-        whole.merge(part)
+        whole.update(candidate[part], reference[part])
     with np.errstate(all="ignore"):
         expected = expected_metrics(candidate, reference, candidate.dtype)
     assert_metrics(whole.result(), expected, exact_p99=candidate.dtype.itemsize <= 2)
@@ -465,12 +461,10 @@ class TestIncomparable:
         assert shapes.result().incomparable == "shape (2,) instead of (4,)"
         assert failure.result().incomparable == "not computed: a node fails"
         assert {shapes.result().nrmse, failure.result().nrmse} == {math.inf}
-        whole = Accumulator()
-        whole.merge(shapes)
-        assert whole.result().shape == (2,)
-        whole.merge(failure)
-        assert whole.result().failure == "a node fails"
-        assert whole.result().count == 14
+        assert shapes.result().shape == (2,)
+        shapes.fail(np.ones(4), "a node fails")
+        assert shapes.result().failure == "a node fails"
+        assert shapes.result().count == 11
 
     def test_what_is_not_computed_has_the_reference_and_no_candidate(self) -> None:
         found = not_computed(np.array([3.0, -4.0]), "no such index", dtype="float16")
@@ -512,13 +506,6 @@ class TestMistakes:
         with pytest.raises(UsageError, match="no sample"):
             Accumulator().result()
 
-    def test_storage_dtypes_do_not_mix(self) -> None:
-        half, single = Accumulator(dtype="float16"), Accumulator(dtype="float32")
-        for sums in (half, single):
-            sums.update(np.ones(3), np.ones(3))
-        with pytest.raises(UsageError, match="float16 and float32"):
-            half.merge(single)
-
     @pytest.mark.parametrize("options", [{"atol": -1.0}, {"rtol": math.nan}, {"topk": -1}])
     def test_options_out_of_range(self, options: dict[str, Any]) -> None:
         with pytest.raises(UsageError):
@@ -549,14 +536,6 @@ def test_a_value_that_is_not_finite_is_worse_than_any_error_of_another_sample() 
         for candidate in samples:
             sums.update(candidate, reference)
         assert sums.result().worst_index == (2,)
-
-
-def test_a_merged_accumulator_may_have_seen_nothing() -> None:
-    sums = Accumulator()
-    sums.update(np.ones(3), np.ones(3))
-    before = sums.result()
-    sums.merge(Accumulator())
-    assert sums.result() == before
 
 
 def test_the_json_names_every_metric() -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.comparison import GateResult, check, compare, gates_for
+from harness.comparison import GateResult, compare
 from harness.diagnosis.context.subject import Subject
+from harness.judge import TensorGates
 from harness.model import Model, extract
 from harness.tensors import Precision, dtype_of
 
@@ -118,21 +119,11 @@ def tensor_gates(
     """
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare(np.asarray(value), reference, dtype=dtype)
-    node = subject.model.producer(name)
-    gates = gates_for(
-        subject.bench.case.tolerances,
-        precision=precision,
-        tensor=name,
-        node=node.name if node else None,
-        is_output=is_output,
-        metrics_of_emulator=None
-        if emulated is None
-        else compare(np.asarray(emulated), reference, dtype=dtype),
-        reference_rms=metrics.reference_rms,
-        # Between nodes, one index more or less may not matter.
-        exact=is_output and reference.dtype.kind in "biu",
-    )
-    return check(metrics, gates)
+    baseline = None if emulated is None else compare(np.asarray(emulated), reference, dtype=dtype)
+    # Between nodes, one index more or less may not matter.
+    exact = is_output and reference.dtype.kind in "biu"
+    gates = TensorGates(subject.model, subject.bench.case.tolerances, precision)
+    return gates.check(name, metrics, baseline, is_output=is_output, exact=exact)
 
 
 def _run_time(model: Model) -> set[str]:
