@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from harness.worker.protocol import PACKAGE_OF, TENSORRT_RTX
 
 if TYPE_CHECKING:
     from harness.backends import TensorRTCandidate
-    from harness.environments import Environment
+    from harness.environments import Environment, Supervisor
 
 
 EMULATOR = "emulator"
@@ -87,11 +87,9 @@ class Candidates:
 
     def check(self, names: tuple[str, ...]) -> None:
         """Raise EnvironmentConfigError for the first name that is neither the emulator nor an environment."""
-        from harness.environments import select
-
         for name in names:
             if name not in WITHOUT_ENGINE:
-                select(name, self.environments)
+                self._environment(name)
 
     def check_kernels(self, kernels: str | None) -> None:
         """Raise EnvironmentConfigError where the kernels to assume are of no environment.
@@ -119,16 +117,13 @@ class Candidates:
             EnvironmentConfigError: no environment has the name.
             CandidateError: the worker does not start.
         """
-        from harness.environments import select, shared_supervisor
-
         own, product = None, TENSORRT_RTX
         is_engine = name not in WITHOUT_ENGINE and name in self.environments
         if is_engine:
-            environment = select(name, self.environments)
-            product = shared_supervisor(environment).probe().product
-            own = environment.name if product == TENSORRT_RTX else NO_KERNELS
+            product = self._supervisor(name).probe().product
+            own = name if product == TENSORRT_RTX else NO_KERNELS
         chosen = kernels or own or self.emulated_kernels or NO_KERNELS
-        compiler = None if chosen == NO_KERNELS else select(chosen, self.environments)
+        compiler = None if chosen == NO_KERNELS else self._environment(chosen)
         how = accumulate or case.accumulate
         if how is Accumulate.AUTO:
             how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
@@ -149,21 +144,16 @@ class Candidates:
         environment = self.environments.get(name, assumed.compiler)
         rules = None
         if environment is not None:
-            with contextlib.suppress(
-                CandidateError
-            ):  # a run that needs the worker says that it does not start
+            with contextlib.suppress(CandidateError):  # a run that needs the worker says so
                 probe = probe_of(environment, shared_supervisor(environment))
                 rules = stands_in(probe.product, probe.tensorrt)
         return Emulation(assumed.kernels, assumed.accumulate, rules)
 
     def start_ahead(self, names: Iterable[str]) -> None:
         """Start the workers that are asked first, in the background: models and references are made meanwhile."""
-        from harness.environments import select, shared_supervisor
-
-        engines = [name for name in names if name != EMULATOR]
-        known = [name for name in engines if name in self.environments]
+        known = [name for name in names if name != EMULATOR and name in self.environments]
         for lane in self.lanes(known) if known else ():
-            shared_supervisor(select(lane[0], self.environments)).start_ahead()
+            self._supervisor(lane[0]).start_ahead()
 
     def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
@@ -178,20 +168,17 @@ class Candidates:
 
         Those of TensorRT time kernels on it: one lane. Waits for the first word of the workers, where that decides.
         """
-        from harness.environments import select, shared_supervisor
-
         names = tuple(names)
-        if not all(name in self.environments for name in names if name not in WITHOUT_ENGINE):
+        if any(name in WITHOUT_ENGINE or name not in self.environments for name in names):
             return 1
-        known = [select(name, self.environments) for name in names if name not in WITHOUT_ENGINE]
-        count = 1 if len(known) < len(names) else min(each.limits.lanes for each in known)
-        if count > 1:
-            try:
-                products = {shared_supervisor(each).product() for each in known}
-            except CandidateError:  # which the runs say
-                return 1
-            return count if products == {TENSORRT_RTX} else 1
-        return count
+        count = min(self.environments[name].limits.lanes for name in names)
+        if count == 1:
+            return 1
+        try:
+            products = {self._supervisor(name).product() for name in names}
+        except CandidateError:  # which the runs say
+            return 1
+        return count if products == {TENSORRT_RTX} else 1
 
     def lacking(self, name: str, case: Case, spec: RunSpec) -> RunReason | None:
         """Why an environment's release is not one to judge this run on: too old for the case, or for the precision.
@@ -199,9 +186,7 @@ class Candidates:
         Raises:
             CandidateError: the worker does not start.
         """
-        from harness.environments import select, shared_supervisor
-
-        probe = shared_supervisor(select(name, self.environments)).probe()
+        probe = self._supervisor(name).probe()
         if not case.allows_release(probe.tensorrt, PACKAGE_OF[probe.product]):
             needed = ", ".join(case.required_releases)
             return RunReason(
@@ -224,21 +209,36 @@ class Candidates:
 
     def _engine(self, name: str, bench: Workbench) -> TensorRTCandidate:
         from harness.backends import TensorRTCandidate, Timing
-        from harness.environments import select
 
         case = bench.case
-        environment, profiles = select(name, self.environments), profiles_of(case)
-        timing = Timing(repeats=TIMED_INFERENCES, layers=True)
-        if case.build.pins is None:
-            return TensorRTCandidate(
-                environment, bench.model, profiles=profiles, calibration=bench.feeds, timing=timing
-            )
-        from harness.tactics import PinnedCandidate, load_pins
+        make: Callable[..., TensorRTCandidate] = TensorRTCandidate
+        if case.build.pins is not None:
+            from harness.tactics import PinnedCandidate, load_pins
 
-        pins = [load_pins(case.resolve(path)) for path in case.build.pins]
-        return PinnedCandidate(
-            environment, bench.model, pins=pins, profiles=profiles, calibration=bench.feeds, timing=timing
+            make = partial(PinnedCandidate, pins=[load_pins(case.resolve(path)) for path in case.build.pins])
+        return make(
+            self._environment(name),
+            bench.model,
+            profiles=profiles_of(case),
+            calibration=bench.feeds,
+            timing=Timing(repeats=TIMED_INFERENCES, layers=True),
         )
+
+    def _environment(self, name: str) -> Environment:
+        """The environment of that name.
+
+        Raises:
+            EnvironmentConfigError: there is none.
+        """
+        from harness.environments import select
+
+        return select(name, self.environments)
+
+    def _supervisor(self, name: str) -> Supervisor:
+        """Who keeps its workers."""
+        from harness.environments import shared_supervisor
+
+        return shared_supervisor(self._environment(name))
 
     def release_model(self) -> None:
         """Forget the engines of the model at hand; workers stay."""

@@ -41,10 +41,12 @@ def look_at_own_roundings(bench: Bench) -> OwnRoundings:
     model = bench.model
     if not model.own_tensors and not model.quantized:
         return OwnRoundings()
-    cost, unrounded = _cost(bench)
+    expected, unrounded = bench.own_outputs, _unrounded(bench)
     dtypes = tuple(sorted({model.dtypes[name] for name in model.own_tensors}))
     saturations, vanishings = _quantizers(bench)
-    found = OwnRoundings(find_overflows(bench), saturations, vanishings, cost, dtypes, model.quantized)
+    found = OwnRoundings(
+        find_overflows(bench), saturations, vanishings, _cost(expected, unrounded), dtypes, model.quantized
+    )
     return _judged(bench, found, unrounded)
 
 
@@ -126,37 +128,34 @@ def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
 
 def is_sound_without(bench: Bench) -> bool:
     """Whether the model's outputs are finite without the roundings that it brings itself."""
-    if bench.model.unrounded is None:
-        return False
-    reference = Reference(bench.model, own=False)
-    try:
-        found = [value for feeds in bench.feeds for value in reference.run(feeds).values()]
-    except ModelError:  # an operator that ONNX Runtime has for the types of the model only
-        return False
-    finally:
-        reference.close()
-    return all(np.isfinite(as_float32(value)).all() for value in found if value.dtype.kind == "f")
+    found = [value for outputs in _unrounded(bench) for value in outputs.values()]
+    return bool(found) and all(
+        np.isfinite(as_float32(value)).all() for value in found if value.dtype.kind == "f"
+    )
 
 
-def _cost(bench: Bench) -> tuple[float | None, tuple[Tensors, ...]]:
-    """The nrmse of the worst output over the model without its own roundings, and that model's outputs."""
-    expected = bench.own_outputs
+def _unrounded(bench: Bench) -> list[Tensors]:
+    """The outputs of the model without its own roundings, sample by sample; none where that cannot be run."""
     if bench.model.unrounded is None:
-        return None, ()
+        return []
     reference = Reference(bench.model, own=False)
     try:
-        unrounded = [reference.run(feeds) for feeds in bench.feeds]
+        return [reference.run(feeds) for feeds in bench.feeds]
     except ModelError:  # an operator that ONNX Runtime has for the types of the model only
-        return None, ()
+        return []
     finally:
         reference.close()
-    errors = [
+
+
+def _cost(expected: Sequence[Tensors], unrounded: Sequence[Tensors]) -> float | None:
+    """The nrmse of the worst output over the model without its own roundings; None if unknown."""
+    errors = (
         compare(as_float32(outputs[name]), as_float32(value), dtype="float32").nrmse
-        for outputs, without in zip(expected, unrounded, strict=True)
+        for outputs, without in zip(expected, unrounded, strict=False)
         for name, value in without.items()
         if value.dtype.kind == "f" and value.size
-    ]
-    return max(errors, default=None), tuple(unrounded)
+    )
+    return max(errors, default=None)
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.backends import DoubleReference, Reference
+from harness.backends import Answers, DoubleReference, Emulator, Reference
 from harness.errors import InputDataError, ModelError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.model import Model, Part, needed_nodes
 
@@ -52,6 +52,14 @@ class Bench(Protocol):
     @property
     def itself(self) -> Reference:
         """The model in FP32, whatever the case is compared with."""
+
+    @property
+    def answers(self) -> Answers | None:
+        """Where the reference's tensors come from; None for the model itself."""
+
+    @property
+    def emulator(self) -> Emulator:
+        """The emulator."""
 
     @property
     def own_outputs(self) -> Sequence[Tensors]:

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from harness.backends import Answers, ChoosingFile, Computed, Emulator, OtherFile, Reference
-from harness.judge.reference import Tensors
+from harness.backends import ChoosingFile, Computed, Emulator, OtherFile, Reference
+from harness.judge.reference import Bench, Tensors
 from harness.judge.selections.choosers import Chooser, choosers
 from harness.judge.selections.guesses import guess_choices
 from harness.judge.selections.near_ties import Choosing, Chosen, follow_choices
-from harness.model import Model, with_given
+from harness.model import with_given
 from harness.tensors import Precision
-
-
-class Bench(Protocol):
-    """What is needed of a workbench: see harness.judge.workbench."""
-
-    @property
-    def model(self) -> Model:
-        """The model."""
-
-    @property
-    def feeds(self) -> Sequence[Tensors]:
-        """The inputs, sample by sample."""
-
-    @property
-    def reference(self) -> Reference:
-        """What candidates are compared with."""
-
-    @property
-    def answers(self) -> Answers | None:
-        """Where the reference's tensors come from; None for the model itself."""
-
-    @property
-    def emulator(self) -> Emulator:
-        """The emulator."""
 
 
 class Choices:
