@@ -69,6 +69,35 @@ class _Trial:
     expected: Mapping[str, np.ndarray] | None
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Inputs whose first axis is the batch, for those in `batched`."""
+
+    feeds: Feeds
+    batched: frozenset[str]
+
+    @property
+    def size(self) -> int:
+        """How many rows it has."""
+        return int(self.feeds[min(self.batched)].shape[0])
+
+    def result(self, which: Which = Which.BATCH) -> ShapeResult:
+        """What is said of it, as long as nothing is wrong."""
+        return ShapeResult(which, {name: self.feeds[name].shape for name in sorted(self.batched)}, self.size)
+
+    def taking(self, rows: Callable[[np.ndarray], np.ndarray]) -> _Batch:
+        """The same with other rows."""
+        feeds = {
+            name: np.ascontiguousarray(rows(array)) if name in self.batched else array
+            for name, array in self.feeds.items()
+        }
+        return replace(self, feeds=feeds)
+
+    def sized(self, count: int) -> _Batch:
+        """The same with its rows repeated or cut to `count`."""
+        return self.taking(lambda array: np.resize(array, (count, *array.shape[1:])))
+
+
 class _Reference:
     """What the reference says of the shapes of a case, found out once for all its runs."""
 
@@ -76,16 +105,17 @@ class _Reference:
         self.bench = bench
         self.case = bench.case
         self.profiles = profiles_of(bench.case)
-        self.batched = frozenset(
+        batched = (
             info.name
             for info in bench.model.inputs
             if info.shape and not isinstance(info.shape[0], int) and bench.feeds[0][info.name].ndim
         )
+        self.own = _Batch(bench.feeds[0], frozenset(batched))
 
     @cached_property
     def trials(self) -> tuple[_Trial, ...]:
         """The minimum, optimum and maximum of the profile, without the shape that the case has anyway."""
-        own = {name: array.shape for name, array in self.bench.feeds[0].items()}
+        own = {name: array.shape for name, array in self.own.feeds.items()}
         found: dict[tuple[tuple[int, ...], ...], _Trial] = {}
         for place, which in enumerate((Which.MINIMUM, Which.OPTIMUM, Which.MAXIMUM)):
             shapes = {**own, **{name: ranges[place] for name, ranges in self.profiles.items()}}
@@ -94,8 +124,7 @@ class _Reference:
         return tuple(found.values())
 
     def _trial(self, which: Which, shapes: Shapes) -> _Trial:
-        profile = {name: shapes[name] for name in self.profiles}
-        result = ShapeResult(which, profile)
+        result = ShapeResult(which, {name: shapes[name] for name in self.profiles})
         try:
             feeds = self.feeds(shapes)
         except HarnessError as error:
@@ -114,12 +143,11 @@ class _Reference:
 
     def feeds(self, shapes: Shapes, *, seed: int = 0) -> dict[str, np.ndarray] | None:
         """Inputs of `shapes`; None where some come from files and have another one."""
-        own = self.bench.feeds[0]
         specs = {}
         for name, shape in shapes.items():
             spec = self.case.inputs.get(name, InputSpec())
             fixed = bool(self.case.data) or isinstance(spec.fill, FileFill)
-            if fixed and own[name].shape != shape:
+            if fixed and self.own.feeds[name].shape != shape:
                 return None
             specs[name] = InputSpec(shape=shape, dtype=spec.dtype, fill=spec.fill)
         changes = {"inputs": specs, "samples": 1, "seed": self.case.seed + seed}
@@ -129,103 +157,83 @@ class _Reference:
     @property
     def batch(self) -> int:
         """The batch of the case."""
-        return int(self.bench.feeds[0][min(self.batched)].shape[0]) if self.batched else 1
+        return self.own.size if self.own.batched else 1
 
     def baked(self, batch: int) -> tuple[Baked, ...]:
         """The nodes into which `batch` is written."""
         return find_baked(self.bench.model, batch)
 
-    def sized(self, feeds: Feeds, batch: int) -> Feeds:
-        """`feeds` with their rows repeated or cut to `batch`."""
-        return {
-            name: np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:])))
-            if name in self.batched
-            else array
-            for name, array in feeds.items()
-        }
-
     @cached_property
-    def independent(self) -> tuple[Feeds, tuple[str, ...]]:
-        """A batch of several rows, and the outputs of which each row depends on its own row of the inputs alone."""
-        own = self.bench.feeds[0]
-        batch = min(max(self.batch, 2), MOST_ROWS)
+    def independent(self) -> tuple[_Batch, tuple[str, ...]] | None:
+        """A batch of several rows, and the outputs of which each row depends on its own row of the inputs alone.
+
+        None where the case has none to try it with.
+        """
+        count = min(max(self.batch, 2), MOST_ROWS)
         low, high = self._limits
-        if not self.batched or not low <= batch <= high or self.case.data:
-            return {}, ()
-        feeds = self.feeds({**{n: a.shape for n, a in own.items()}, **self._rows(own, batch)})
-        other = self.feeds({**{n: a.shape for n, a in own.items()}, **self._rows(own, batch)}, seed=1)
+        if not self.own.batched or not low <= count <= high or self.case.data:
+            return None
+        shapes = {name: array.shape for name, array in self.own.sized(count).feeds.items()}
+        feeds, other = self.feeds(shapes), self.feeds(shapes, seed=1)
         if feeds is None or other is None:
-            return {}, ()
+            return None
         moved = {name: array.copy() for name, array in feeds.items()}
-        for name in self.batched:
+        for name in self.own.batched:
             moved[name][0] = other[name][0]
+        batch = _Batch(feeds, self.own.batched)
         try:
             before, after = self.bench.itself.run(feeds), self.bench.itself.run(moved)
         except HarnessError:
-            return feeds, ()
-        return feeds, tuple(
+            return batch, ()
+        return batch, tuple(
             name
             for name, value in before.items()
-            if value.ndim and value.shape[0] == batch == after[name].shape[0]
+            if value.ndim and value.shape[0] == count == after[name].shape[0]
             if _error(after[name][1:], value[1:]) <= NOISE
         )
-
-    def _rows(self, own: Feeds, batch: int) -> Shapes:
-        return {name: (batch, *own[name].shape[1:]) for name in self.batched}
 
     @property
     def _limits(self) -> tuple[int, int]:
         """The smallest and the largest batch of the profile."""
-        ranges = [ranges for name, ranges in self.profiles.items() if name in self.batched]
+        ranges = [ranges for name, ranges in self.profiles.items() if name in self.own.batched]
         low = max((each[0][0] for each in ranges), default=1)
         return low, min((each[2][0] for each in ranges), default=1 << 30)
 
     @cached_property
     def reference_rows(self) -> ShapeResult | None:
         """Whether the reference gives for a batch what it gives for its rows; None where rows are not independent."""
-        feeds, outputs = self.independent
-        if not feeds or self._limits[0] > 1:
+        if self.independent is None or self._limits[0] > 1:
             return None
-        found = _against_rows(feeds, self.batched, outputs, self.bench.itself.run, NOISE)
+        found = _against_rows(*self.independent, self.bench.itself.run, NOISE)
         return replace(found, baked=(*self.baked(1), *self.baked(self.batch))) if found.fault else found
 
     @cached_property
     def batch_of_two(self) -> tuple[ShapeResult, ...]:
         """What another batch than that of the case gives on the reference, for a model without a profile."""
-        own = self.bench.feeds[0]
-        if not self.batched:
+        if not self.own.batched:
             return ()
-        batch = 1 if self.batch > 1 else 2
-        shapes = {**{name: array.shape for name, array in own.items()}, **self._rows(own, batch)}
-        profile = {name: shapes[name] for name in sorted(self.batched)}
-        feeds = self.sized(own, batch)
+        other = self.own.sized(1 if self.batch > 1 else 2)
         try:
-            self.bench.itself.run(feeds)
+            self.bench.itself.run(other.feeds)
         except NodeFailedError as error:
-            result = ShapeResult(Which.BATCH, profile, batch)
-            return (result.refuse(error.failure, self.baked(self.batch)),)
+            return (other.result().refuse(error.failure, self.baked(self.batch)),)
         except HarnessError:
             return ()
-        folded = self.folded
-        return (folded,) if folded else ()
+        return (self.folded,) if self.folded else ()
 
     @cached_property
     def folded(self) -> ShapeResult | None:
         """A batch that ends up in another axis: a Reshape to [1, -1] of what has more than one row."""
-        if not self.batched:
+        if not self.own.batched:
             return None
-        feeds = self.sized(self.bench.feeds[0], max(self.batch, 2))
-        batch = next(iter(feeds[name].shape[0] for name in self.batched))
-        for baked in find_baked(self.bench.model, 1):
-            if baked.op != "Reshape" or -1 not in baked.constant[1:]:
-                continue
+        several = self.own.sized(max(self.batch, 2))
+        for baked in self.baked(1):
             try:
-                read = self.bench.itself.run(feeds, (baked.reads,))[baked.reads]
+                read = self.bench.itself.run(several.feeds, (baked.reads,))[baked.reads]
             except HarnessError:
                 continue
-            if read.ndim and read.shape[0] == batch:
-                profile = {name: feeds[name].shape for name in sorted(self.batched)}
-                return ShapeResult(Which.BATCH, profile, batch, ShapeFault.FOLDED, baked=(baked,))
+            if read.ndim and read.shape[0] == several.size:
+                return replace(several.result(), fault=ShapeFault.FOLDED, baked=(baked,))
         return None
 
 
@@ -256,65 +264,46 @@ def _rows(
     looked: _Reference, candidate: Candidate, plan: Plan, judged_as: Precision
 ) -> Iterator[ShapeResult]:
     """A batch against its rows, on the reference and on the candidate, and a batch of equal rows."""
-    folded = looked.folded
-    if folded is not None:
-        yield folded
-        return
-    on_reference = looked.reference_rows
+    on_reference = looked.folded or looked.reference_rows
     if on_reference is None or on_reference.fault:
         yield from (on_reference,) if on_reference else ()
         return
-    feeds, outputs = looked.independent
+    assert looked.independent is not None
+    batch, outputs = looked.independent
 
     def run(fed: Feeds) -> Mapping[str, np.ndarray]:
         return candidate.evaluate(plan, fed).tensors
 
     row = DEFAULT_GATES[judged_as]
     try:
-        yield _against_rows(feeds, looked.batched, outputs, run, row.bound)
-        yield _equal_rows(feeds, looked.batched, outputs, run, row.floor)
+        yield _against_rows(batch, outputs, run, row.bound)
+        yield _equal_rows(batch, outputs, run, row.floor)
     except CandidateError as error:
-        batch = feeds[min(looked.batched)].shape[0]
-        yield ShapeResult(Which.BATCH, _batched(feeds, looked.batched), batch).refuse(error.message)
+        yield batch.result().refuse(error.message)
 
 
-def _against_rows(
-    feeds: Feeds, batched: frozenset[str], outputs: tuple[str, ...], run: Run, bound: float
-) -> ShapeResult:
-    batch = feeds[min(batched)].shape[0]
-    result = ShapeResult(Which.BATCH, _batched(feeds, batched), batch)
-    whole = run(feeds)
-    for place in range(min(batch, MOST_ROWS)):
-        row = {name: array[place : place + 1] if name in batched else array for name, array in feeds.items()}
-        alone = run({name: np.ascontiguousarray(array) for name, array in row.items()})
+def _against_rows(batch: _Batch, outputs: tuple[str, ...], run: Run, bound: float) -> ShapeResult:
+    whole = run(batch.feeds)
+    for place in range(min(batch.size, MOST_ROWS)):
+        alone = run(batch.taking(lambda array, place=place: array[place : place + 1]).feeds)  # type: ignore[misc]
         for name in outputs:
-            if name not in whole or name not in alone:
-                continue
-            error = _error(whole[name][place : place + 1], alone[name])
-            if not error <= bound:
-                return replace(result, fault=ShapeFault.ROWS, tensor=name, row=place, error=error)
-    return result
+            if name in whole and name in alone:
+                error = _error(whole[name][place : place + 1], alone[name])
+                if not error <= bound:
+                    wrong = batch.result()
+                    return replace(wrong, fault=ShapeFault.ROWS, tensor=name, row=place, error=error)
+    return batch.result()
 
 
-def _equal_rows(
-    feeds: Feeds, batched: frozenset[str], outputs: tuple[str, ...], run: Run, floor: float
-) -> ShapeResult:
-    alike = {
-        name: np.ascontiguousarray(np.broadcast_to(array[:1], array.shape)) if name in batched else array
-        for name, array in feeds.items()
-    }
-    result = ShapeResult(Which.EQUAL_ROWS, _batched(feeds, batched), feeds[min(batched)].shape[0])
-    found = run(alike)
+def _equal_rows(batch: _Batch, outputs: tuple[str, ...], run: Run, floor: float) -> ShapeResult:
+    found = run(batch.taking(lambda array: np.broadcast_to(array[:1], array.shape)).feeds)
+    result = batch.result(Which.EQUAL_ROWS)
     for name in outputs:
         if name in found:
             error = _error(found[name], np.broadcast_to(found[name][:1], found[name].shape))
             if not error <= floor:
                 return replace(result, fault=ShapeFault.EQUAL_ROWS, tensor=name, error=error)
     return result
-
-
-def _batched(feeds: Feeds, batched: frozenset[str]) -> Shapes:
-    return {name: feeds[name].shape for name in sorted(batched)}
 
 
 def _error(one: np.ndarray, other: np.ndarray) -> float:
