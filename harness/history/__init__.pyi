@@ -5,7 +5,6 @@ from .api import runs_at as runs_at
 from .judgement.engines import EngineDrift as EngineDrift
 from .judgement.engines import compared_engines as compared_engines
 from .judgement.outcome import Fact as Fact
-from .judgement.outcome import TensorDrift as TensorDrift
 from .judgement.outcome import UnjudgedBuild as UnjudgedBuild
 from .judgement.report import DriftReport as DriftReport
 from .judgement.report import RunDrift as RunDrift

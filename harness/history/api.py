@@ -12,17 +12,15 @@ from harness.case import Case, one_or_more
 from harness.errors import HistoryError, UsageError
 from harness.golden import golden_root, refuse_in_ci
 from harness.history.judgement import (
-    Comparison,
     DriftReport,
     Pair,
     Waivers,
-    compare_pair,
-    merge,
+    compare_pairs,
     pairs_of,
     waivers_of,
 )
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
-from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, place_of, read_info, read_runs
+from harness.history.store import NAMES, RunInfo, list_runs, place_of, read_info, read_runs
 from harness.history.types import Floors, OlderSide
 from harness.judge import Judge, Progress, Target, check_names_of, select_cases
 from harness.tensors import Precision
@@ -151,8 +149,8 @@ def _alone(info: RunInfo, records: pd.DataFrame, old: str, floors: Floors, waive
     (release,) = info.releases
     before = (records["side"] == old).to_numpy()
     pair = Pair(old, release, before, ~before, distances=False)
-    merged = merge([compare_pair(records, pair, floors=floors, repeats=info.repeats, waivers=waivers)])
-    return _report(info, (old, release), merged, records, floors)
+    found = compare_pairs(records, [pair], floors=floors, repeats=info.repeats, waivers=waivers)
+    return found.report(info, (old, release), records, floors)
 
 
 def report_of(
@@ -179,32 +177,9 @@ def report_of(
     records = to_frame(read_runs([info]))
     if waivers is None:
         waivers = waivers_of(records)
-    merged = merge(
-        [
-            compare_pair(records, pair, floors=floors, repeats=info.repeats, waivers=waivers, today=today)
-            for pair in pairs_of(records, info.releases)
-        ]
-    )
-    return _report(info, info.releases, merged, records.assign(side=records["release"]), floors)
-
-
-def _report(
-    info: RunInfo, releases: tuple[str, ...], merged: Comparison, records: pd.DataFrame, floors: Floors
-) -> DriftReport:
-    return DriftReport(
-        run=info.run,
-        old=releases[0],
-        releases=releases,
-        runs=merged.runs,
-        tensors=merged.tensors,
-        engines=merged.engines,
-        records=records,
-        fingerprint=info.fingerprint if info.finished else fingerprint_in(records),
-        floors=floors,
-        repeats=info.repeats,
-        time=info.started,
-        files=tuple(str(path) for path in info.files),
-    )
+    pairs = pairs_of(records, info.releases)
+    found = compare_pairs(records, pairs, floors=floors, repeats=info.repeats, waivers=waivers, today=today)
+    return found.report(info, info.releases, records.assign(side=records["release"]), floors)
 
 
 def load_history(

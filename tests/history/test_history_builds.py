@@ -16,8 +16,9 @@ from harness.history import (
     DriftVerdict,
     FailsOn,
     Floors,
+    JudgedTensor,
+    RowKind,
     RunDrift,
-    TensorDrift,
     builds_text,
     gate_text,
     noise_text,
@@ -25,11 +26,9 @@ from harness.history import (
     tensor_text,
 )
 from harness.history.judgement.builds import BuildOutcome, Builds, differing_share
-from harness.history.judgement.outcome import worst_of
 from harness.history.judgement.runs import compare_pair, pairs_of
-from harness.history.judgement.tensors import judge_tensors
+from harness.history.judgement.tensors import JUDGED, judge_tensors, worst_of
 from harness.history.store.engines import EngineRow, read_layers
-from harness.history.types import BuildCount
 
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]
 NO = [False] * 3
@@ -164,19 +163,25 @@ def test_without_gates_in_the_rows_none_is_named() -> None:
 # --- the sample that the numbers are of ---------------------------------------------------------------------
 
 
-def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDrift:
+def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> JudgedTensor:
     values: dict[str, Any] = {
+        **dict.fromkeys(JUDGED, math.nan),
+        "release": "new",
+        "case": "net",
+        "precision": "fp16",
+        "kind": RowKind.OUTPUT,
         "tensor": "y",
         "node": "y",
         "op": "Add",
         "verdict": DriftVerdict.IMPROVED,
         "noise": 1e-5,
         "floor": 1e-4,
-        "old_passed": BuildCount(3, 3),
-        "new_passed": BuildCount(3, 3),
+        "gate": None,
+        "zero_reference": False,
+        **dict.fromkeys(("old_builds", "new_builds", "old_passed", "new_passed"), 3),
         **changes,
     }
-    return TensorDrift(old=old, new=new, sample=sample, **values)
+    return JudgedTensor(**{**values, "old": old, "new": new, "sample": sample})
 
 
 def test_the_numbers_of_a_run_are_those_of_its_worst_sample() -> None:
@@ -255,7 +260,7 @@ def test_no_noise_and_unknown_noise_are_put_into_words() -> None:
 )
 def test_a_gate_is_named_with_its_limit(gate: dict[str, Any], text: str) -> None:
     assert gate_text(tensor(1e-3, 1e-3, **gate)) == text.removeprefix("gate").strip("s:, ")
-    failed = tensor(1e-3, 2e-2, verdict=DriftVerdict.NEW_FAILURE, new_passed=BuildCount(0, 3), **gate)
+    failed = tensor(1e-3, 2e-2, verdict=DriftVerdict.NEW_FAILURE, new_passed=0, **gate)
     assert f"{text} held in 3 of 3 builds, now in 0 of 3" in tensor_text(failed)
 
 

@@ -31,6 +31,12 @@ from harness.worker.protocol import Fingerprint
 STREAM = np.random.default_rng(3)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test draws the same numbers, whichever ran before it."""
+    monkeypatch.setattr(f"{__name__}.STREAM", np.random.default_rng(3))
+
+
 def write_night(
     folder: Path,
     night: int,

@@ -15,6 +15,12 @@ from harness.tensors import Precision
 STREAM = np.random.default_rng(5)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test draws the same numbers, whichever ran before it."""
+    monkeypatch.setattr(f"{__name__}.STREAM", np.random.default_rng(5))
+
+
 def steps(values, relative: float = 0.25, absolute: float = 0.0):
     return find_steps(np.asarray(values), relative=relative, absolute=absolute)
 

@@ -13,7 +13,7 @@ from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
 from harness.history import DriftReport, Floors
-from harness.history.judgement.runs import compare_pair, merge, pairs_of
+from harness.history.judgement.runs import compare_pairs, pairs_of
 from harness.judge import MadeWith
 from harness.worker.protocol import Fingerprint
 
@@ -81,12 +81,7 @@ def drift_report(
     """The report of handmade rows; cases called `waived…` have a waiver."""
     records = frame(*parts)
     waivers = {case: [WAIVER] for case in records["case"].unique() if case.startswith("waived")}
-    compared = merge(
-        [
-            compare_pair(records, pair, floors=Floors(), waivers=waivers)
-            for pair in pairs_of(records, releases)
-        ]
-    )
+    compared = compare_pairs(records, pairs_of(records, releases), floors=Floors(), waivers=waivers)
     environments = {name: Fingerprint(name, f"10.{place}", gpu="H200") for place, name in enumerate(releases)}
     return DriftReport(
         run="20260131T020304512Z-1f9a3c",

@@ -10,12 +10,11 @@ from .report import RunDrift as RunDrift
 from .runs import Comparison as Comparison
 from .runs import Pair as Pair
 from .runs import Waivers as Waivers
-from .runs import compare_pair as compare_pair
-from .runs import merge as merge
+from .runs import compare_pairs as compare_pairs
 from .runs import pairs_of as pairs_of
 from .runs import waivers_of as waivers_of
 from .steps import MIN_NIGHTS as MIN_NIGHTS
 from .steps import Series as Series
 from .steps import find_steps as find_steps
-from .tensors import codes_of as codes_of
+from .tensors import row_codes as row_codes
 from .wording import baseline_text as baseline_text

@@ -1,71 +1,13 @@
-"""What a comparison finds of a tensor, of a build that failed, and of what a run is compared with."""
+"""What a comparison finds of a build that failed, and of what a run is compared with."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from harness.history.types import SEVERITY, BuildCount, DriftStatus, DriftVerdict
+from harness.history.types import BuildCount, DriftStatus
 from harness.judge import RunReason
-
-
-@dataclass(frozen=True)
-class TensorDrift:
-    """The drift of one tensor: the numbers behind its verdict.
-
-    Args:
-        tensor: ONNX name.
-        node: the node that writes it; None for an input that is an output.
-        op: its operator type.
-        sample: number of the sample; -1 for all together.
-        verdict: what it comes to.
-        old: mean error (nrmse) in the older release.
-        new: mean error in the newer one.
-        noise: half the width of the noise band; NaN where it is unknown.
-        floor: the largest change that is too small to matter.
-        old_passed: builds of the older release in which every gate holds.
-        new_passed: likewise of the newer release.
-        gate: metric of its gate: one that fails, or else the first; None if unknown.
-        limit: its limit; NaN if unknown.
-        error_limit: the limit as an error like `old` and `new`; NaN for a gate on another metric.
-        zero_reference: whether the reference is all zero, so that an error relative to it is 0 or infinite.
-    """
-
-    tensor: str
-    node: str | None
-    op: str | None
-    sample: int
-    verdict: DriftVerdict
-    old: float
-    new: float
-    noise: float
-    floor: float
-    old_passed: BuildCount
-    new_passed: BuildCount
-    gate: str | None = None
-    limit: float = math.nan
-    error_limit: float = math.nan
-    zero_reference: bool = False
-
-    @property
-    def ratio(self) -> float:
-        """How many times the older release's error the newer one's is."""
-        if math.isinf(self.old) and math.isinf(self.new):
-            return 1.0
-        return self.new / self.old if self.old else (1.0 if self.new == 0 else math.inf)
-
-    @property
-    def size(self) -> float:
-        """How far it moved, as |log ratio|: what the worst is chosen by."""
-        ratio = self.ratio
-        return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
-
-    @property
-    def error(self) -> float:
-        """The larger of both errors: what the worst sample of the outputs is chosen by."""
-        return max(self.old, self.new)
 
 
 @dataclass(frozen=True)
@@ -184,18 +126,3 @@ class FactChange:
     what: Fact
     before: str
     now: str
-
-
-def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The output with the worst verdict; of several outputs and samples, the one with the largest error.
-
-    `harness run` names the largest error of all outputs and samples: where they have one verdict, both name the same.
-    """
-    return max(
-        outputs, key=lambda output: (SEVERITY[output.verdict], output.error, output.size), default=None
-    )
-
-
-def furthest_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The tensor with the worst verdict; of several, the one that moved furthest."""
-    return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)

@@ -17,12 +17,12 @@ from harness.history.judgement.outcome import (
     FactChange,
     FewerBuilds,
     Incomparable,
-    TensorDrift,
     UnjudgedBuild,
     failed_releases,
 )
 from harness.history.judgement.steps import Series
 from harness.history.judgement.structure import StructureChange
+from harness.history.judgement.tensors import JudgedTensor
 from harness.history.judgement.wording import (
     baseline_text,
     comparison_text,
@@ -97,8 +97,8 @@ class RunDrift:
     status: DriftStatus
     verdict: DriftVerdict | None
     counts: Mapping[RowKind, Mapping[DriftVerdict, int]] = field(default_factory=dict)
-    worst: TensorDrift | None = None
-    origins: tuple[TensorDrift, ...] = ()
+    worst: JudgedTensor | None = None
+    origins: tuple[JudgedTensor, ...] = ()
     faithful: tuple[bool | None, bool | None] = (None, None)
     waived: Waived | None = None
     structure: tuple[StructureChange, ...] = ()
@@ -358,11 +358,19 @@ def _key(series: Series) -> dict[str, Any]:
     return {key: getattr(series, key) for key in ("case", "precision", "release", "tensor", "sample")}
 
 
-def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:
+_OF_TENSOR = (
+    *("tensor", "node", "op", "sample", "verdict", "old", "new", "noise", "floor"),
+    *("gate", "limit", "error_limit", "zero_reference", "ratio"),
+)
+
+
+def _tensor(tensor: JudgedTensor | None) -> dict[str, Any] | None:
     if tensor is None:
         return None
-    counts = {"old_passed": str(tensor.old_passed), "new_passed": str(tensor.new_passed)}
-    return {**to_json(tensor), **counts, "ratio": tensor.ratio}
+    return {name: getattr(tensor, name) for name in _OF_TENSOR} | {
+        "old_passed": str(BuildCount(tensor.old_passed, tensor.old_builds)),
+        "new_passed": str(BuildCount(tensor.new_passed, tensor.new_builds)),
+    }
 
 
 def statuses(runs: Iterable[RunDrift]) -> dict[DriftStatus, int]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,24 +20,22 @@ from harness.history.judgement.engines import EngineDrift, judge_engines
 from harness.history.judgement.outcome import (
     FewerBuilds,
     Incomparable,
-    TensorDrift,
     UnjudgedBuild,
     failed_releases,
-    furthest_of,
-    worst_of,
 )
-from harness.history.judgement.report import RunDrift
+from harness.history.judgement.report import DriftReport, RunDrift
 from harness.history.judgement.structure import compare_structures, judge_compiled
 from harness.history.judgement.tensors import (
     JUDGED,
-    KEY,
     JudgedTensor,
+    furthest_of,
     judge_tensors,
     judged_tensors,
+    worst_of,
     worst_verdict,
 )
 from harness.history.matrix import EmulatedRelease, is_emulated
-from harness.history.store import BuiltLayer, EngineRow, engine_rows
+from harness.history.store import BuiltLayer, EngineRow, RunInfo, engine_rows, fingerprint_in
 from harness.history.types import (
     REGRESSIONS,
     SEVERITY,
@@ -60,7 +58,7 @@ Waivers = Mapping[str, Sequence[Waiver]]
 """By case."""
 
 Engines = Sequence[EngineRow]
-Tensors = Mapping[RowKind, Sequence[TensorDrift]]
+Tensors = Mapping[RowKind, Sequence[JudgedTensor]]
 _OF_LAYERS = {DriftVerdict.NEW_FAILURE: DriftVerdict.REGRESSED, DriftVerdict.FIXED: DriftVerdict.IMPROVED}
 
 
@@ -87,11 +85,30 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of one pair."""
+    """What came of some pairs."""
 
     runs: tuple[RunDrift, ...]
     tensors: pd.DataFrame
     engines: pd.DataFrame
+
+    def report(
+        self, info: RunInfo, releases: tuple[str, ...], records: pd.DataFrame, floors: Floors
+    ) -> DriftReport:
+        """The report of the run `info`; the others are those of DriftReport."""
+        return DriftReport(
+            run=info.run,
+            old=releases[0],
+            releases=releases,
+            runs=self.runs,
+            tensors=self.tensors,
+            engines=self.engines,
+            records=records,
+            fingerprint=info.fingerprint if info.finished else fingerprint_in(records),
+            floors=floors,
+            repeats=info.repeats,
+            time=info.started,
+            files=tuple(str(path) for path in info.files),
+        )
 
 
 def pairs_of(records: pd.DataFrame, releases: Sequence[str]) -> list[Pair]:
@@ -133,8 +150,9 @@ def compare_pair(
     return Comparison(runs, judged, engines)
 
 
-def merge(comparisons: Sequence[Comparison]) -> Comparison:
-    """Several comparisons with one older release as one."""
+def compare_pairs(records: pd.DataFrame, pairs: Sequence[Pair], **options: Any) -> Comparison:
+    """`compare_pair` of several pairs with one older side, as one."""
+    comparisons = [compare_pair(records, pair, **options) for pair in pairs]
     return Comparison(
         tuple(run for item in comparisons for run in item.runs),
         _joined([item.tensors for item in comparisons], ("release", *JUDGED)),
@@ -246,21 +264,11 @@ class _Reader:
     @cached_property
     def _tensors(self) -> Mapping[CaseRun, Tensors]:
         """The tensors of each run."""
-        zero = self._zero_references
-        found: dict[CaseRun, dict[RowKind, list[TensorDrift]]] = {}
+        found: dict[CaseRun, dict[RowKind, list[JudgedTensor]]] = {}
         for row in judged_tensors(self.judged):
             of_run = found.setdefault((row.case, row.precision), {RowKind.OUTPUT: [], RowKind.LAYER: []})
-            key = (row.case, row.precision, row.kind, row.tensor, row.sample)
-            of_run[row.kind].append(_tensor(row, zero_reference=key in zero))
+            of_run[row.kind].append(row)
         return found
-
-    @cached_property
-    def _zero_references(self) -> set[tuple[object, ...]]:
-        """The tensors whose reference is all zero, by the columns KEY."""
-        if "reference_rms" not in self.records:
-            return set()
-        zero = (self.records["reference_rms"] == 0.0).to_numpy(dtype=bool, na_value=False)
-        return set(self.records.loc[zero, list(KEY)].itertuples(index=False, name=None))
 
     @cached_property
     def _outputs(self) -> dict[CaseRun, tuple[list[OutputRow], list[OutputRow]]]:
@@ -274,7 +282,7 @@ class _Reader:
                 found.setdefault((str(case), str(precision)), ([], []))[place].append(OutputRow(*values))
         return found
 
-    def _origins(self, key: CaseRun, tensors: Tensors) -> tuple[TensorDrift, ...]:
+    def _origins(self, key: CaseRun, tensors: Tensors) -> tuple[JudgedTensor, ...]:
         layers = {drift.tensor: drift for drift in tensors[RowKind.LAYER]}
         reads = self._reads[RowKind.LAYER].get(key, {})
         live = self._live(key, reads)
@@ -325,7 +333,7 @@ def _counts(tensors: Tensors) -> dict[RowKind, dict[DriftVerdict, int]]:
     return counts
 
 
-def _verdict(tensors: Tensors) -> tuple[DriftVerdict | None, TensorDrift | None]:
+def _verdict(tensors: Tensors) -> tuple[DriftVerdict | None, JudgedTensor | None]:
     """The verdict of a run, and the tensor that it rests on.
 
     Where the outputs moved, they decide: a fault that is gone may leave layers before it worse. Else the layers do,
@@ -346,7 +354,7 @@ def _verdict(tensors: Tensors) -> tuple[DriftVerdict | None, TensorDrift | None]
     return None if layers is None else _OF_LAYERS.get(layers, layers), furthest_of(of_layers)
 
 
-def _unmeasured(drift: TensorDrift) -> bool:
+def _unmeasured(drift: JudgedTensor) -> bool:
     """Whether it is unknown what rebuilding alone does to the tensor; an overflow needs no noise band."""
     return math.isnan(drift.noise) and math.isfinite(drift.old)
 
@@ -369,26 +377,6 @@ def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[UnjudgedBuild,
 
 def _unjudged(rows: Engines) -> int:
     return sum(row.unjudged is not None for row in rows)
-
-
-def _tensor(row: JudgedTensor, *, zero_reference: bool) -> TensorDrift:
-    return TensorDrift(
-        tensor=row.tensor,
-        node=row.node,
-        op=row.op,
-        sample=row.sample,
-        verdict=row.verdict,
-        old=row.old,
-        new=row.new,
-        noise=row.noise,
-        floor=row.floor,
-        old_passed=BuildCount(row.old_passed, row.old_builds),
-        new_passed=BuildCount(row.new_passed, row.new_builds),
-        gate=row.gate,
-        limit=row.limit,
-        error_limit=row.error_limit,
-        zero_reference=zero_reference,
-    )
 
 
 def _faithful(rows: Engines) -> bool | None:

@@ -6,6 +6,7 @@ time that it takes to read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, get_args, get_type_hints
@@ -68,6 +69,27 @@ class JudgedTensor:
     rebuild_distance: Annotated[
         float, "likewise of the older release's other builds: what rebuilding alone does"
     ]
+    zero_reference: Annotated[
+        bool, "whether the reference is all zero, so that an error relative to it is 0 or infinite"
+    ]
+
+    @property
+    def ratio(self) -> float:
+        """How many times the older release's error the newer one's is."""
+        if math.isinf(self.old) and math.isinf(self.new):
+            return 1.0
+        return self.new / self.old if self.old else (1.0 if self.new == 0 else math.inf)
+
+    @property
+    def size(self) -> float:
+        """How far it moved, as |log ratio|: what the worst is chosen by."""
+        ratio = self.ratio
+        return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
+
+    @property
+    def error(self) -> float:
+        """The larger of both errors: what the worst sample of the outputs is chosen by."""
+        return max(self.old, self.new)
 
 
 _HINTS = get_type_hints(JudgedTensor, include_extras=True)
@@ -86,7 +108,23 @@ def judged_tensors(frame: pd.DataFrame) -> Iterator[JudgedTensor]:
             op=None if pd.isna(row.op) else row.op,
             verdict=DriftVerdict(row.verdict),
             gate=None if pd.isna(row.gate) else row.gate,
+            zero_reference=bool(row.zero_reference),
         )
+
+
+def worst_of(outputs: Sequence[JudgedTensor]) -> JudgedTensor | None:
+    """The output with the worst verdict; of several outputs and samples, the one with the largest error.
+
+    `harness run` names the largest error of all outputs and samples: where they have one verdict, both name the same.
+    """
+    return max(
+        outputs, key=lambda output: (SEVERITY[output.verdict], output.error, output.size), default=None
+    )
+
+
+def furthest_of(tensors: Sequence[JudgedTensor]) -> JudgedTensor | None:
+    """The tensor with the worst verdict; of several, the one that moved furthest."""
+    return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)
 
 
 @dataclass(frozen=True)
@@ -102,11 +140,7 @@ class _Groups:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> _Groups:
-        mixed = np.zeros(len(frame), dtype=np.int64)
-        for column in KEY:
-            codes, width = codes_of(frame[column])
-            mixed = mixed * width + codes
-        _, first, code = np.unique(mixed, return_index=True, return_inverse=True)
+        _, first, code = np.unique(row_codes(frame, KEY), return_index=True, return_inverse=True)
         return cls(code, first)
 
     def total(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -126,6 +160,15 @@ def codes_of(column: pd.Series) -> tuple[np.ndarray, int]:
     return codes.astype(np.int64), max(len(values), 1)
 
 
+def row_codes(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """A whole number for each row of `frame`: the same where all of `columns` are."""
+    mixed = np.zeros(len(frame), dtype=np.int64)
+    for column in columns:
+        codes, width = codes_of(frame[column])
+        mixed = mixed * width + codes
+    return mixed
+
+
 def judge_tensors(
     frame: pd.DataFrame,
     old: np.ndarray,
@@ -143,8 +186,7 @@ def judge_tensors(
         new: which rows are builds of the newer one.
         floors: what counts as a difference.
         distances: whether `distance` means something: both sides were judged in one run.
-        nights: whether the older side are earlier nights, by `run`: then nights are what varies, and a tenth of them
-            may be bad without hiding anything (`harness.history.judgement.nights`).
+        nights: whether the older side are earlier nights, by `run`, which vary, and of which a tenth may be bad.
 
     Returns:
         One row a tensor with the columns JUDGED, cases and precisions in the order of `frame`.
@@ -161,7 +203,7 @@ def judge_tensors(
     alike = _builds_alike(frame, groups, old, new)
     equal, usual = groups.count(new & (alike > 0)), groups.count(new & (2 * alike > before[groups.code]))
     passed = frame["passed"].eq(True).to_numpy(dtype=bool)
-    old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
+    old_passed, new_passed = (groups.count(side & passed) for side in (old, new))
     # Of many nights, a few bad builds are no reason to expect a failure, nor its end to be a fix.
     held = old_passed >= before * (1 - OUTLYING if nights else 1)
     failed = (2 * old_passed < before) if nights else (old_passed < before)
@@ -203,6 +245,7 @@ def judge_tensors(
         new_passed=new_passed,
         **gates,
         **_distances(frame, groups, old, new, distances),
+        zero_reference=_zero_references(frame, groups),
     )
     judged = judged[(before > 0) & (after > 0)].sort_values("_place", kind="stable")
     return judged[list(JUDGED)].reset_index(drop=True)
@@ -373,6 +416,14 @@ def _gates(
         relative = np.where(rms > 0, limit / rms, np.nan)
     error_limit = np.select([gate == "nrmse", gate == "rmse"], [limit, relative], np.nan)
     return {"gate": gate, "limit": limit, "error_limit": error_limit}
+
+
+def _zero_references(frame: pd.DataFrame, groups: _Groups) -> np.ndarray:
+    """Whether the reference of each tensor is all zero, as far as that is known."""
+    if "reference_rms" not in frame:
+        return np.zeros(groups.size, dtype=bool)
+    zero = (frame["reference_rms"] == 0.0).to_numpy(dtype=bool, na_value=False)
+    return groups.count(zero) > 0
 
 
 def _distances(

@@ -11,12 +11,12 @@ from harness.history.judgement.outcome import (
     BaselineState,
     FewerBuilds,
     Incomparable,
-    TensorDrift,
     UnjudgedBuild,
 )
 from harness.history.judgement.steps import Series
 from harness.history.judgement.structure import ChangeKind, StructureChange
-from harness.history.types import DriftVerdict, RowKind
+from harness.history.judgement.tensors import JudgedTensor
+from harness.history.types import BuildCount, DriftVerdict, RowKind
 from harness.text import gate as in_words
 from harness.text import names, number, plural, ratio
 
@@ -41,7 +41,7 @@ _BASELINES = {
 
 
 def comparison_text(
-    verdict: DriftVerdict, worst: TensorDrift | None, counts: Mapping[RowKind, Mapping[DriftVerdict, int]]
+    verdict: DriftVerdict, worst: JudgedTensor | None, counts: Mapping[RowKind, Mapping[DriftVerdict, int]]
 ) -> str:
     """One line for a run that could be compared."""
     total = " and ".join(plural(sum(found.values()), _NOUNS[kind]) for kind, found in counts.items())
@@ -72,7 +72,7 @@ def compiled_text(verdict: DriftVerdict | None, release: str, changes: Sequence[
     return f"{plural(len(changes), 'change')} of kernels" if changes else "the same kernels"
 
 
-def tensor_text(drift: TensorDrift) -> str:
+def tensor_text(drift: JudgedTensor) -> str:
     """`y (Add), sample 1: error 3.1e-4 → inf, gate nrmse ≤ 0.01, held in 3 of 3 builds, now in 0 of 3`."""
     parts = [change_text(drift)]
     if 0 < drift.old < math.inf and math.isfinite(drift.new):
@@ -84,7 +84,7 @@ def tensor_text(drift: TensorDrift) -> str:
     return f"{place_text(drift)}: {', '.join(parts)}"
 
 
-def place_text(drift: TensorDrift) -> str:
+def place_text(drift: JudgedTensor) -> str:
     """`logits (Add), sample 1`; the sample where it is measured by itself."""
     where = drift.tensor if drift.node in (None, drift.tensor) else f"{drift.tensor} of node {drift.node}"
     return (
@@ -94,7 +94,7 @@ def place_text(drift: TensorDrift) -> str:
     )
 
 
-def change_text(drift: TensorDrift) -> str:
+def change_text(drift: JudgedTensor) -> str:
     """`error 3.1e-4 → inf`; with why it is infinite, where the reference is all zero."""
     text = f"error {number(drift.old)} → {number(drift.new)}"
     if drift.zero_reference and drift.gate != NONFINITE.metric and math.inf in (drift.old, drift.new):
@@ -116,7 +116,7 @@ def demand_text(gate: str | None, limit: float) -> str:
     return in_words(gate, limit, at_least=gate in LOWER_BOUNDED)
 
 
-def gate_text(drift: TensorDrift) -> str:
+def gate_text(drift: JudgedTensor) -> str:
     """`rmse ≤ 2e-4 (error ≤ 1.9e-3)`: the limit as an error, too, where that is another number; empty if unknown."""
     text = demand_text(drift.gate, drift.limit)
     as_error = number(drift.error_limit)
@@ -124,7 +124,7 @@ def gate_text(drift: TensorDrift) -> str:
     return f"{text} (error ≤ {as_error})" if other else text
 
 
-def _gate_and_passes(drift: TensorDrift) -> str:
+def _gate_and_passes(drift: JudgedTensor) -> str:
     """`gate rmse ≤ 2e-4 held in 3 of 3 builds, now in 0 of 3`."""
     if drift.gate is None:
         return f"gates {passes_text(drift)}"
@@ -132,9 +132,13 @@ def _gate_and_passes(drift: TensorDrift) -> str:
     return f"gate{demand} {passes_text(drift)}"
 
 
-def passes_text(drift: TensorDrift) -> str:
+def passes_text(drift: JudgedTensor) -> str:
     """`held in 3 of 3 builds, now in 0 of 3`: all gates of the tensor together."""
-    return f"held in {drift.old_passed} builds, now in {drift.new_passed}"
+    before, now = (
+        BuildCount(drift.old_passed, drift.old_builds),
+        BuildCount(drift.new_passed, drift.new_builds),
+    )
+    return f"held in {before} builds, now in {now}"
 
 
 def builds_text(builds: Sequence[BuildOutcome]) -> str:

@@ -20,11 +20,10 @@ from harness.history.judgement import (
     RunDrift,
     Series,
     Waivers,
-    codes_of,
-    compare_pair,
+    compare_pairs,
     find_steps,
     mean_of_builds,
-    merge,
+    row_codes,
     waivers_of,
 )
 from harness.history.nightly.last_night import find_missing, with_last_structures
@@ -85,34 +84,15 @@ def nightly_report(
     side = (records["side"] == old).to_numpy()
     if waivers is None:
         waivers = waivers_of(records[~side])
-    comparison = merge(
-        [
-            compare_pair(
-                records,
-                Pair(old, release, side, ~side, distances=False, nights=True),
-                floors=floors,
-                waivers=waivers,
-                today=today,
-            )
-        ]
-    )
+    pair = Pair(old, release, side, ~side, distances=False, nights=True)
+    comparison = compare_pairs(records, [pair], floors=floors, waivers=waivers, today=today)
     missing, runs = find_missing(comparison.runs, records, before, release)
     series = tuple(series_of(records[(records["kind"] == RowKind.OUTPUT).to_numpy()], floors))
-    return DriftReport(
-        run=newest.run,
-        old=old,
-        releases=(old, release),
+    return replace(
+        comparison.report(newest, (old, release), records, floors),
         runs=with_series(runs, series),
         missing=missing,
         first_night=not before,
-        tensors=comparison.tensors,
-        engines=comparison.engines,
-        records=records,
-        fingerprint=newest.fingerprint,
-        floors=floors,
-        repeats=newest.repeats,
-        time=newest.started,
-        files=(str(newest.path),),
         series=series,
         changed=changed,
     )
@@ -177,10 +157,7 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
 
 def _same_question(frame: pd.DataFrame, newest: int) -> np.ndarray:
     """Which rows are of a case and model that the last `newest` rows have too: another case is another question."""
-    question = np.zeros(len(frame), dtype=np.int64)
-    for column in _QUESTION:
-        codes, width = codes_of(frame[column])
-        question = question * width + codes
+    question = row_codes(frame, _QUESTION)
     return np.isin(question, np.unique(question[len(frame) - newest :]))
 
 
@@ -189,11 +166,8 @@ def series_of(records: pd.DataFrame, floors: Floors) -> Iterator[Series]:
     if records.empty:
         return
     keys = ["case", "precision", "release", "tensor", "sample"]
-    mixed = np.zeros(len(records), dtype=np.int64)
-    for column in (*keys, "run"):
-        codes, width = codes_of(records[column])
-        mixed = mixed * width + codes
-    _, first, group = np.unique(mixed, return_index=True, return_inverse=True)
+    codes = row_codes(records, (*keys, "run"))
+    _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     errors, _ = mean_of_builds(
         group, records["error"].to_numpy(dtype=np.float64, na_value=np.nan), len(first)
     )

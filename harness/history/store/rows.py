@@ -19,7 +19,7 @@ import numpy as np
 from harness.case import Case
 from harness.comparison import NONFINITE, GateResult, Metrics, compare
 from harness.history.store.engines import BuiltLayer, write_layers, write_reason
-from harness.history.store.schema import MISTAKE, Row
+from harness.history.store.schema import MISTAKE, NAMES, Row
 from harness.history.types import RowKind
 from harness.judge import MadeWith, OutputResult, RunResult, Verdict, Workbench
 from harness.tensors import hash_array, host_fingerprint
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _OF_ENGINE = tuple(item.name for item in fields(Fingerprint))[1:]
+_METRICS = ("error", *(item.name for item in fields(Metrics) if item.name in NAMES))
 _OF_HOST = ("harness", "onnxruntime", "host_cpu")
 MADE_WITH = (*_OF_ENGINE, *_OF_HOST)
 """The columns that say what the numbers of a row were made with."""
@@ -109,15 +110,7 @@ def rows_of(
     """
     engine = None if result.engine is None else result.engine.fingerprint
     if engine is not None:
-        common = replace(
-            common,
-            product=engine.product,
-            tensorrt=engine.tensorrt,
-            cuda=engine.cuda,
-            driver=engine.driver,
-            gpu=engine.gpu,
-            compute_capability=engine.compute_capability,
-        )
+        common = replace(common, **{name: getattr(engine, name) for name in _OF_ENGINE})
     observed = frozenset(layer.tensor for layer in result.layers)
     return [
         _engine(common, result, bench),
@@ -279,18 +272,8 @@ def _measured(row: Row, metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
     gate = _decisive(gates)
     return replace(
         row,
-        error=metrics.error,
-        rmse=metrics.rmse,
-        max_abs=metrics.max_abs,
-        cosine=metrics.cosine,
-        p99_ulp=metrics.p99_ulp,
-        max_ulp=metrics.max_ulp,
-        topk_agreement=metrics.topk_agreement,
-        nonfinite=metrics.nonfinite,
+        **{name: getattr(metrics, name) for name in _METRICS},
         overflow=metrics.overflow_count,
-        headroom=metrics.headroom,
-        reference_rms=metrics.reference_rms,
-        count=metrics.count,
         gate=None if gate is None else gate.metric,
         limit=None if gate is None else gate.limit,
         passed=all(gate.passed for gate in gates),

@@ -12,9 +12,9 @@ from harness.history import (
     ChangeKind,
     DriftStatus,
     DriftVerdict,
+    JudgedTensor,
     RunDrift,
     StructureChange,
-    TensorDrift,
     UnjudgedBuild,
     builds_text,
     change_text,
@@ -97,7 +97,7 @@ def first_origin(run: RunDrift) -> str:
     return f"{first.node or first.tensor} ({first.op}){more}"
 
 
-def _numbers(worst: TensorDrift) -> str:
+def _numbers(worst: JudgedTensor) -> str:
     """What the verdict of a tensor rests on."""
     text = f"{place_text(worst)}: {change_text(worst)}"
     if math.isinf(worst.old) and math.isinf(worst.new):
