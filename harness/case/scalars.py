@@ -73,9 +73,13 @@ def examples(*values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(values)})
 
 
-def one_or_list(item: Any) -> BeforeValidator:
-    """A validator that lets one `item` stand for the list that holds it alone."""
-    return BeforeValidator(_as_list, json_schema_input_type=item | list[item])
+def one_or_list(item: Any, *, mapping: bool = False) -> BeforeValidator:
+    """A validator that lets one `item` stand for the list that holds it alone; `mapping`: it may be one of keys."""
+
+    def as_list(value: Any) -> Any:
+        return [value] if mapping and isinstance(value, dict) else _as_list(value)
+
+    return BeforeValidator(as_list, json_schema_input_type=item | list[item])
 
 
 def short_for(key: str, *types: type, schema: Any) -> BeforeValidator:

@@ -387,7 +387,7 @@ class CaseBody(Frozen):
     """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
     metric: Annotated[
         tuple[Annotated[Metric, short_for("function", str, schema=Function | Metric)], ...],
-        one_or_list(Function | Metric),
+        one_or_list(Function | Metric, mapping=True),
     ] = ()
     """Metrics of the user's own, with a limit on their drop; one or a list."""
     build: BuildOptions = BuildOptions()

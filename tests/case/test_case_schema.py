@@ -201,3 +201,9 @@ def test_the_shape_that_an_engine_is_tuned_for_lies_below_the_largest():
 def test_a_range_without_a_value_is_refused(kind: str):
     with pytest.raises(ValidationError, match=r"must be above `low`, which is 3(\.0)?, not 3"):
         InputSpec.model_validate({"fill": {"kind": kind, "low": 3, "high": 3}})
+
+
+@pytest.mark.parametrize("metric", ["scoring:top1", {"function": "scoring:top1"}])
+def test_a_metric_alone_stands_for_the_list_that_holds_it(metric: object) -> None:
+    case = Case.model_validate({"name": "net", "model": {"path": "net.onnx"}, "metric": metric})
+    assert [each.function for each in case.metric] == ["scoring:top1"]
