@@ -41,7 +41,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     importlib.import_module(PACKAGE + ".lifeline").hold(options.connect)
     importlib.import_module(PACKAGE + ".preload").preload()
     server = importlib.import_module(package.__name__ + ".server")
-    server.Server(channel, _adapter_factory(options.adapter), _log).run(options.adapter or "tensorrt")
+    server.Server(channel, _adapter_factory(options.adapter), _log).run()
     # The adapter has freed what it held. Destructors that run in no order at exit crash in some releases.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -69,19 +69,9 @@ class Server:
         self._adapter: Optional[Adapter] = None
         self._reader = protocol.FrameReader()
 
-    def run(self, adapter_name: str) -> None:
+    def run(self) -> None:
         """Introduce the worker and answer requests until `Shutdown` or the end of the channel."""
-        self.send(
-            0,
-            protocol.Hello(
-                protocol=protocol.PROTOCOL,
-                pid=os.getpid(),
-                python=".".join(map(str, sys.version_info[:3])),
-                executable=sys.executable,
-                adapter=adapter_name,
-                product=installed_product(),
-            ),
-        )
+        self.send(0, protocol.Hello(os.getpid(), installed_product()))
         while True:
             data = self._channel.recv(1 << 16)
             if not data:

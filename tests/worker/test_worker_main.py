@@ -51,7 +51,7 @@ def test_the_worker_runs_on_this_python(python: str, tmp_path: Path, monkeypatch
     monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path))
     worker = WorkerProcess(Environment("other", (python,)), adapter=MISBEHAVING)
     try:
-        assert worker.hello.protocol == protocol.PROTOCOL
+        assert worker.hello.pid == worker._process.pid
         probe = worker.request(protocol.Probe(), 20)
         assert probe.tensorrt == "8.6.0"
         reply = worker.request(protocol.BuildRequest("/m.onnx", "fp16"), 20)

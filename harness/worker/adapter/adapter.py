@@ -141,7 +141,6 @@ class Adapter:
                 skipped_marks=dict(built.marked.skipped or {}),
                 warnings=(*built.warnings, *warnings),
             ),
-            log_tail=self.log.tail(start),
             cache_refused=not built.cache_good,
             runtime_cache_refused=self._runtime_cache.take_refusal(),
         )

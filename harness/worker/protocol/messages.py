@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 9
+PROTOCOL = 10
 
 
 R = TypeVar("R")
@@ -35,14 +35,10 @@ class Answered(Generic[R]):
 class Hello:
     """The first message of a worker, unasked, before it has loaded anything.
 
-    `python` is `3.8.18`; `product` what this Python has, None where it has neither, or another adapter knows.
+    `product` is what this Python has; None where it has neither.
     """
 
-    protocol: int
     pid: int
-    python: str
-    executable: str
-    adapter: str
     product: Optional[str] = None
 
 
@@ -207,7 +203,6 @@ class BuildReply:
         engine_id: what `InferRequest` and `Release` call it; unique in the life of the worker.
         outputs: names of all tensors that an inference returns, the model's outputs first.
         facts: what is known of the engine.
-        log_tail: the last lines of TensorRT's own log.
         cache_refused: TensorRT refused the timing cache that `LoadCache` gave; it goes on with an empty one.
         runtime_cache_refused: likewise of compiled kernels.
     """
@@ -215,7 +210,6 @@ class BuildReply:
     engine_id: str
     outputs: Tuple[str, ...]
     facts: EngineFacts
-    log_tail: Tuple[str, ...] = ()
     cache_refused: bool = False
     runtime_cache_refused: bool = False
 

@@ -252,9 +252,9 @@ def test_a_calibration_file_that_does_not_fit_is_named(weak: Rig) -> None:
     assert "float16, the engine takes float32" in fault.message
 
 
-def test_the_end_of_the_log_comes_with_every_engine(weak: Rig) -> None:
+def test_what_tensorrt_logs_is_in_the_log_of_the_worker(weak: Rig) -> None:
     weak.world.break_build = lambda network: weak.world.say("WARNING", "half of it was zero")
-    assert weak.build("conv").log_tail == ("WARNING: half of it was zero",)
+    weak.build("conv")
     assert weak.lines == ["[TensorRT warning] half of it was zero"]
 
 
