@@ -71,6 +71,14 @@ class _Worker:
 
 
 @dataclass(frozen=True)
+class _Refusal:
+    """Why a worker cannot be used, and what to do about it."""
+
+    said: str
+    hint: str
+
+
+@dataclass(frozen=True)
 class Kept(Generic[R]):
     """A result that its worker keeps as well, for as long as this is referred to, to give it to other workers."""
 
@@ -130,16 +138,22 @@ def _connect(address: str) -> Client:
         raise MissingDependencyError(
             "--scheduler needs dask, which is not installed", hint="pip install 'harness[cluster]'"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told here, and once
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told here, and once
     try:
-        asyncio.run(_knock(address))  # a client that gets no answer is closed with tracebacks of its own
+        # A client that gets no answer is closed with tracebacks of its own; nor does dask limit every wait for one.
+        asyncio.run(asyncio.wait_for(_knock(address), CONNECT_SECONDS + 1))
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # of the network, of TLS, of the address: dask has a class of its own for each
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        silent = "whoever listens there does not speak as a scheduler does"
+        why = str(error).splitlines()[0] if str(error) else silent
         raise SchedulerError(
             f"no scheduler answers: {why}",
             where=f"--scheduler {address}",
-            hint="start one with `dask scheduler`, and give the address that it prints",
+            hint="name the certificates in dask's configuration: distributed.comm.tls"
+            if "ssl_context" in why
+            else "start one with `dask scheduler`, and give the address that it prints",
         ) from error
 
 
@@ -160,7 +174,7 @@ class Cluster:
         self._address = address
         self._asked = (str(Path.cwd()), list(files))
         self._workers: dict[str, _Worker] = {}
-        self._refused: dict[tuple[str, str], str] = {}
+        self._refused: dict[tuple[str, str], _Refusal] = {}
         """By address and id, why a worker cannot be used."""
         self._waiting: deque[_Task] = deque()
         self._running: dict[_Worker, tuple[_Task, Any]] = {}
@@ -176,7 +190,8 @@ class Cluster:
         """Raise SchedulerError where the workers that are there cannot do what is to come."""
         where = f"--scheduler {self._address}"
         if self._refused:
-            raise SchedulerError(next(iter(self._refused.values())), where=where)
+            why = next(iter(self._refused.values()))
+            raise SchedulerError(why.said, where=where, hint=why.hint)
         if not self._workers:
             raise SchedulerError(
                 "the scheduler has no workers", where=where, hint="start some: dask worker ADDRESS"
@@ -191,7 +206,8 @@ class Cluster:
                 raise SchedulerError(
                     f"no worker has the environment {name!r}; {has}",
                     where=where,
-                    hint=f"each reads the harness.toml of the folder it was started in: {names(folders, 3)}",
+                    hint="each reads the harness.toml of the folder it was started in, and that of this folder where "
+                    f"there is none; they were started in {names(folders, 3)}",
                 )
         self._thread.start()
 
@@ -267,14 +283,16 @@ class Cluster:
                     looked = time.monotonic()
                 if self._events.empty():  # or the first of many would go before the others are known
                     self._hand_out()
-        except Exception as error:
-            self._fail(error)
+        except Exception:  # dask has another one for each moment at which its scheduler can go
+            logging.getLogger(__name__).debug("the scheduler is gone", exc_info=True)
+            self._fail()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self) -> None:
         """Let everybody who waits know that nothing comes any more."""
         gone = SchedulerError(
-            f"the scheduler is gone: {str(error) or type(error).__name__}",
+            "the scheduler is gone",
             where=f"--scheduler {self._address}",
+            hint="start it and its workers again, and repeat the command (`harness drift --resume` goes on)",
         )
         tasks = [*self._waiting, *(task for task, _ in self._running.values())]
         while True:
@@ -319,14 +337,23 @@ class Cluster:
             else:
                 self._workers[address] = _Worker(address, listed.id, listed.gpus, about)
 
-    def _unusable(self, host: str, about: object) -> str | None:
+    def _unusable(self, host: str, about: object) -> _Refusal | None:
         """Why a worker cannot be used, by what it says of itself."""
         if not isinstance(about, remote.About):
-            return f"the worker on {host} cannot run harness: {about}"
+            return _Refusal(
+                f"the worker on {host} cannot run harness: {about}",
+                "install this version there: pip install 'harness[cluster]', and start the worker with that Python",
+            )
         if about.version != remote.version():
-            return f"the worker on {host} has {about.version}, and this is {remote.version()}"
+            return _Refusal(
+                f"the worker on {host} has {about.version}, and this is {remote.version()}",
+                "install the same one there, and start the worker again: it keeps the one it was started with",
+            )
         if about.lacks:
-            return f"the worker on {host} does not see {names(about.lacks, 3)}"
+            return _Refusal(
+                f"the worker on {host} does not see {names(about.lacks, 3)}",
+                "cases and models lie under the same path on every machine, such as in a shared folder",
+            )
         return None
 
     def _lose(self, worker: _Worker) -> None:

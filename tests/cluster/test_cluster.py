@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging.handlers
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -340,6 +344,24 @@ def test_a_scheduler_that_does_not_answer_is_one_message(
     assert "Traceback" not in told
 
 
+def test_a_server_that_is_no_scheduler_is_one_message(
+    tiny_cases, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.cluster.dispatch.CONNECT_SECONDS", 1.0)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"tcp://127.0.0.1:{server.server_port}"
+            assert main(["run", str(tiny_cases("clean")), "--scheduler", address]) == 2
+        finally:
+            server.shutdown()
+            thread.join()
+    told = capsys.readouterr().err
+    assert "no scheduler answers" in told
+    assert "Traceback" not in told
+
+
 def test_an_environment_that_no_worker_has_is_one_message(tiny_cases, scheduler) -> None:
     with pytest.raises(SchedulerError, match=r"no worker has the environment 'trt-8\.6'; they have none"):
         harness.run(tiny_cases("clean"), environments=["trt-8.6"], scheduler=scheduler)
@@ -395,8 +417,12 @@ def test_a_scheduler_that_goes_away_is_one_message(tiny_cases, tmp_path: Path, m
             if event.kind == "start":
                 os.kill(started[0].pid, signal.SIGKILL)
 
-        with pytest.raises(SchedulerError, match="the scheduler is gone"):
+        said = logging.handlers.QueueHandler(queue := Queue())
+        logging.getLogger("distributed.client").addHandler(said)
+        with pytest.raises(SchedulerError, match="the scheduler is gone") as raised:
             harness.run(tiny_cases("clean", "failing"), scheduler=address, progress=end)
+        assert raised.value.message == "the scheduler is gone"
+        assert queue.empty()  # dask says it, too, in words of its own
     finally:
         for process in started:
             process.kill()
