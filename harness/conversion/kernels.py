@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from harness.compiler import GraphView, Kind
 from harness.conversion.findings import Finding, FoundBy, NodeFate
@@ -71,23 +72,17 @@ def kernel_findings(
     model: Model, graph: GraphView, listed: KernelList, fates: tuple[NodeFate, ...], environment: str
 ) -> Iterator[Finding]:
     """What was asked and not done, and quantizers that cost a round trip through memory."""
-
-    def finding(code: str, kind: Kind, node: str | None, explanation: str, advice: str) -> Finding:
-        view = None if node is None else graph.node(node)
-        facts = None if view is None else view.facts()
-        return Finding(
-            code, kind, FoundBy.KERNELS, facts, environment, explanation=explanation, advice=advice
-        )
-
+    finding = partial(Finding, found_by=FoundBy.KERNELS, environment=environment)
     for fate in fates:
         if not fate.is_done and fate.asked is not None:
             built = " and ".join(fate.built)
             yield finding(
                 _NOT_AS_ASKED,
                 Kind.RISKY,
-                fate.node,
-                f"{fate.asked} was asked, and {built} built",
-                "see which kernels of the release take it (`--list-kernels`), or leave it in the wider type on purpose",
+                node=graph.facts(fate.node),
+                explanation=f"{fate.asked} was asked, and {built} built",
+                advice="see which kernels of the release take it (`--list-kernels`), "
+                "or leave it in the wider type on purpose",
             )
     touched = {
         dtype
@@ -98,17 +93,16 @@ def kernel_findings(
         yield finding(
             _NOTHING_QUANTIZED,
             Kind.RISKY,
-            None,
-            "it has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
-            "put QuantizeLinear and DequantizeLinear in front of both inputs of products",
+            explanation="it has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
+            advice="put QuantizeLinear and DequantizeLinear in front of both inputs of products",
         )
     for product, joined in parted(model, listed, fates):
         yield finding(
             _PARTS,
             Kind.IMPROVABLE,
-            joined,
-            f"a Q/DQ pair separates it from {product}, whose result makes a round trip through memory",
-            f"leave out the Q/DQ pair between {product} and {joined}",
+            node=graph.facts(joined),
+            explanation=f"a Q/DQ pair separates it from {product}, whose result makes a round trip through memory",
+            advice=f"leave out the Q/DQ pair between {product} and {joined}",
         )
 
 

@@ -29,13 +29,12 @@ def mask_findings(
         rounded = round_array(np.array([each.value], np.float32), precision)
         if np.isfinite(rounded).all() or each.breaks is Breaks.NOTHING:
             continue
-        view = graph.node(each.node)
         found.append(
             Finding(
                 MASK_BEYOND,
                 Kind.RISKY,
                 FoundBy.RULE,
-                None if view is None else view.facts(),
+                graph.facts(each.node),
                 environment,
                 explanation=f"masks with {each.value:.3g}, which is infinite at {precision}: {_BREAKS[each.breaks]}",
                 advice="mask with -10000, as `harness check --fix` writes it where that is proved",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from harness.compiler import GraphView, Kind
@@ -56,35 +58,23 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
     """What is wrong with the Q/DQ nodes of a model at first sight."""
     if not model.quantized:
         return []
-
-    def finding(code: str, kind: Kind, name: str, explanation: str, advice: str) -> Finding:
-        view = graph.node(name)
-        facts = None if view is None else view.facts()
-        source = _MEASURED if code in _CODES_MEASURED else ""
-        return Finding(
-            code,
-            kind,
-            FoundBy.RULE,
-            facts,
-            environment,
-            explanation=explanation,
-            advice=advice,
-            source=source,
-        )
-
+    finding = partial(Finding, found_by=FoundBy.RULE, environment=environment)
     found = []
     for each in find_scale_faults(model):
         if each.fault in _SAID:
             kind, text, advice = _SAID[each.fault]
             if np.isnan(each.value):
                 kind, text = Kind.REFUSED, f"a scale is NaN: {_POSITIVE}"
-            found.append(finding(_code(each.fault), kind, each.node, text, advice))
+            code, node = _code(each.fault), graph.facts(each.node)
+            source = _MEASURED if code in _CODES_MEASURED else ""
+            found.append(finding(code, kind, node=node, explanation=text, advice=advice, source=source))
     for pair in find_misplaced(model):
         explanation, advice = _MISPLACED, "take the pair out"
         if pair.moved_to is not None:
-            explanation, advice = (
-                f"{_MISPLACED}; {_WANTED}",
-                "move the pair in front of the product behind it",
-            )
-        found.append(finding(_MISPLACED_CODE, Kind.IMPROVABLE, pair.reader, explanation, advice))
+            explanation += f"; {_WANTED}"
+            advice = "move the pair in front of the product behind it"
+        node = graph.facts(pair.reader)
+        found.append(
+            finding(_MISPLACED_CODE, Kind.IMPROVABLE, node=node, explanation=explanation, advice=advice)
+        )
     return found

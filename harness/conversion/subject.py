@@ -14,7 +14,6 @@ from harness.compiler import (
     GraphView,
     Kind,
     Match,
-    NodeFacts,
     ReportCache,
     compile_model,
     match_rules,
@@ -193,7 +192,7 @@ class Subject:
             code,
             _KINDS[blamed.outcome],
             FoundBy.PARSER if blamed.outcome is Outcome.REFUSED else FoundBy.BUILDER,
-            None if name is None else self._facts(name),
+            self.graph.facts(name),
             environment,
             blamed.said,
             () if failure is None else failure.evidence,
@@ -236,14 +235,10 @@ class Subject:
             KEPT,
             Kind.RISKY,
             FoundBy.PARSER,
-            self._facts(name),
+            self.graph.facts(name),
             environment,
             explanation=f"the parser refuses it, or what it writes, at {self.precision}: it stays in FP32",
         )
-
-    def _facts(self, name: str) -> NodeFacts | None:
-        view = self.graph.node(name)
-        return None if view is None else view.facts()
 
 
 _ADVICE = {

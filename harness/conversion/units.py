@@ -155,19 +155,22 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
             explanation="its compiler does not start",
             advice=error.hint or "",
         )
-        report = CompileReport("", "", "", failure=CompileFailure("unsupported", error.message))
-        outcome = EnvironmentResult(
-            self.environment, "", "", Outcome.UNKNOWN, (finding,), report, complete=False
-        )
-        return replace(desk.look_at(self)[1], environments=(outcome,))
+        return self._unanswered(desk.look_at(self)[1], finding, CompileFailure("unsupported", error.message))
 
     def lost(self, error: UnitLostError) -> CheckResult:
         """What is found where the workers that asked died."""
-        result = self._unknown
-        code, kind = "crashed", Kind.NOT_BUILT
-        finding = Finding(code, kind, FoundBy.BUILDER, environment=self.environment, said=error.message)
+        code = "crashed"
+        finding = Finding(
+            code, Kind.NOT_BUILT, FoundBy.BUILDER, environment=self.environment, said=error.message
+        )
         if self.environment is None:
-            return replace(result, findings=(finding,))
-        report = CompileReport("", "", "", failure=CompileFailure(code, error.message, error.lines))
-        outcome = EnvironmentResult(self.environment, "", "", outcome_of(report), (finding,), report)
-        return replace(result, environments=(outcome,))
+            return replace(self._unknown, findings=(finding,))
+        return self._unanswered(self._unknown, finding, CompileFailure(code, error.message, error.lines))
+
+    def _unanswered(self, known: CheckResult, finding: Finding, failure: CompileFailure) -> CheckResult:
+        assert self.environment is not None
+        report = CompileReport("", "", "", failure=failure)
+        outcome = outcome_of(report)
+        complete = outcome is not Outcome.UNKNOWN
+        answer = EnvironmentResult(self.environment, "", "", outcome, (finding,), report, complete)
+        return replace(known, environments=(answer,))

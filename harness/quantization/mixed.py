@@ -105,14 +105,14 @@ def product_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, Pr
 
 def _product_size(node: ir.Node, first: list[int], second: list[int], output: list[int]) -> ProductSize:
     if node.op_type in ("Conv", "ConvTranspose"):
-        groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+        groups = node.attributes.get_int("group", 1)
         of = output if node.op_type == "Conv" else first
         rows = math.prod(of) // max(of[1], 1)
         if node.op_type == "Conv":
             return ProductSize(rows, second[0] // groups, math.prod(second[1:]), groups, convolves=True)
         return ProductSize(rows, math.prod(second[1:]), second[0] // groups, groups, convolves=True)
     if node.op_type == "Gemm":
-        transposed = "transA" in node.attributes and node.attributes["transA"].as_int()
+        transposed = node.attributes.get_int("transA", 0)
         return ProductSize(output[0], output[1], first[0 if transposed else -1])
     columns = second[-1] if len(second) > 1 else 1
     if len(second) > 2:

@@ -82,8 +82,8 @@ def _pair(
 
 def scale_of(node: ir.Node, values: np.ndarray, zero_point: np.ndarray | None) -> Scale:
     """The scale of a QuantizeLinear or DequantizeLinear that reads these values."""
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-    block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
+    axis = node.attributes.get_int("axis", 1)
+    block = node.attributes.get_int("block_size", 0)
     zero = None if zero_point is None else np.asarray(zero_point, np.float32)
     return Scale(
         np.asarray(values, np.float32),
@@ -95,7 +95,7 @@ def scale_of(node: ir.Node, values: np.ndarray, zero_point: np.ndarray | None) -
 
 def _declared(node: ir.Node) -> np.dtype:
     """The type that a QuantizeLinear without a zero point writes."""
-    kind = node.attributes["output_dtype"].as_int() if "output_dtype" in node.attributes else 0
+    kind = node.attributes.get_int("output_dtype", 0)
     return np.dtype(ir.DataType(kind or ir.DataType.UINT8).numpy())
 
 
@@ -117,7 +117,7 @@ def channel_axis(node: ir.Node, position: int) -> int | None:
     if node.op_type == "ConvTranspose":
         return 1
     if node.op_type == "Gemm":
-        return 0 if "transB" in node.attributes and node.attributes["transB"].as_int() else 1
+        return 0 if node.attributes.get_int("transB", 0) else 1
     return -1 if node.op_type == "MatMul" else 0 if node.op_type == "Transpose" else None
 
 

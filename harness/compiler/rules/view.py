@@ -151,6 +151,11 @@ class GraphView:
         """The first node of that name, in a body, too; None if there is none."""
         return self._by_name.get(name)
 
+    def facts(self, name: str | None) -> NodeFacts | None:
+        """What is known of the node of that name; None if there is none."""
+        view = self._by_name.get(name or "")
+        return None if view is None else view.facts()
+
     @cached_property
     def _by_name(self) -> dict[str, NodeView]:
         return {str(view.node.name): view for view in reversed(self.nodes)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,19 +24,33 @@ def draw(model: Model, count: int, seed: int = 0) -> Sequence[Feeds]:
     """Inputs of several shapes where these are open, of normal floats; empty where none can be drawn."""
     if any(info.shape is None for info in model.inputs):
         return []
-    drawn, masks = [], masks_of(model)
-    for place in range(count):
-        symbols: dict[str, int] = {}
-        sizes, limits = _SIZES[place % len(_SIZES)], _RANGES[place % len(_RANGES)]
-        drawn.append(
-            {
-                info.name: _draw(
-                    info, _shape(info, sizes, symbols), limits, 1.0, seed + place, info.name in masks
-                )
-                for info in model.inputs
-            }
+    masks, both = masks_of(model), itertools.cycle(zip(_SIZES, _RANGES, strict=True))
+    return [
+        _sample(model, masks, sizes, limits, 1.0, seed + place)
+        for place, (sizes, limits) in zip(range(count), both, strict=False)
+    ]
+
+
+def _sample(
+    model: Model,
+    masks: Mapping[str, MaskFill],
+    sizes: Sequence[int],
+    limits: tuple[int, int],
+    scale: float,
+    seed: int,
+    padded: int | None = None,
+) -> Feeds:
+    """Inputs of one shape; with `padded`, masks keep so much of every row."""
+    symbols: dict[str, int] = {}
+    found = {}
+    for info in model.inputs:
+        shape, is_mask = _shape(info, sizes, symbols), info.name in masks
+        found[info.name] = (
+            _padding(masks[info.name], shape, dtype_of(info.dtype), padded)
+            if is_mask and padded is not None
+            else _draw(info, shape, limits, scale, seed, is_mask)
         )
-    return drawn
+    return found
 
 
 def _is_dynamic(model: Model) -> bool:
@@ -79,18 +93,8 @@ def sample_inputs(
     for count, (sizes, limits, scale) in enumerate(
         itertools.product(rounds, _RANGES, _EXTREMES[: 1 if dynamic else None])
     ):
-        symbols: dict[str, int] = {}
         try:
-            yield {
-                info.name: _padding(
-                    masks[info.name], _shape(info, sizes, symbols), dtype_of(info.dtype), count
-                )
-                if padded and info.name in masks
-                else _draw(
-                    info, _shape(info, sizes, symbols), limits, scale, seed + count, info.name in masks
-                )
-                for info in model.inputs
-            }
+            yield _sample(model, masks, sizes, limits, scale, seed + count, count if padded else None)
         except HarnessError:
             return
 

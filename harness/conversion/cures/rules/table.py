@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness.conversion.cures.calibrating import static_scales
 from harness.conversion.cures.cure import Against, Cure, Pattern
 from harness.conversion.cures.rules import (
@@ -23,6 +25,8 @@ from harness.conversion.cures.rules import (
 
 ONNX_DEFINITION = "the operator's own definition in ONNX's schema"
 SUITE = "refused by TensorRT for RTX 1.4 to 1.7 on the models of ONNX's test suite"
+refused = partial(Cure, source=SUITE)
+"""A cure of what ONNX's suite shows to be refused."""
 
 CURES: tuple[Cure, ...] = (
     Cure(
@@ -123,47 +127,42 @@ CURES: tuple[Cure, ...] = (
             Pattern(scatter.scatter_elements, "ScatterElements"),
         ),
     ),
-    Cure(
+    refused(
         code="tensor-scatter",
         does="scatters at counted places",
         needs="mode circular, or a cache that has not four axes",
-        source=SUITE,
         patterns=(Pattern(scatter.tensor_scatter, "TensorScatter"),),
     ),
-    Cure(
+    refused(
         code="dilated-pool",
         does="reduces shifted slices",
         needs=f"at most {pools.LARGEST_WINDOW} places in the window; a dilation, Indices that are read, or another p",
-        source=SUITE,
         patterns=(
             Pattern(pools.max_pool, "MaxPool", outputs=2),
             Pattern(pools.average_pool, "AveragePool"),
             Pattern(pools.lp_pool, "LpPool"),
         ),
     ),
-    Cure(
+    refused(
         code="max-unpool",
         does="scatters into zeros",
         needs="spatial sizes that are known",
-        source=SUITE,
         patterns=(Pattern(pools.max_unpool, "MaxUnpool"),),
     ),
-    Cure(
+    refused(
         code="bitwise",
         does="computes with powers of two",
         needs="integers of 8, 32 or 64 bits that may stand at the border of an engine",
-        source=SUITE,
         patterns=(
             *(Pattern(integers.bitwise(kind), f"Bitwise{kind}") for kind in ("And", "Or", "Xor")),
             Pattern(integers.bitwise_not, "BitwiseNot"),
             Pattern(integers.shift, "BitShift"),
         ),
     ),
-    Cure(
+    refused(
         code="8-bit-arithmetic",
         does="computes in int32",
         needs="uint8 or int8 numbers, or booleans that are reduced",
-        source=SUITE,
         patterns=(
             *(Pattern(integers.arithmetic, name) for name in integers.WIDENED),
             *(Pattern(integers.comparison, name) for name in integers.COMPARED),
@@ -172,83 +171,73 @@ CURES: tuple[Cure, ...] = (
             Pattern(integers.reduce_bool, "ReduceMin"),
         ),
     ),
-    Cure(
+    refused(
         code="same-byte",
         does="computes the number that the bits stand for",
         needs="8 bits",
-        source=SUITE,
         patterns=(Pattern(integers.same_byte, "BitCast"),),
     ),
-    Cure(
+    refused(
         code="classic-features",
         does="gathers, or compares",
         needs="nothing",
-        source=SUITE,
         patterns=(
             Pattern(selection.extract_features, "ArrayFeatureExtractor", domain="ai.onnx.ml"),
             Pattern(selection.binarize, "Binarizer", domain="ai.onnx.ml"),
         ),
     ),
-    Cure(
+    refused(
         code="floored-mod",
         does="takes the remainder of C and moves it to the sign of the divisor",
         needs="floats with fmod 0",
-        source=SUITE,
         patterns=(Pattern(arithmetic.floored_mod, "Mod"),),
     ),
-    Cure(
+    refused(
         code="determinant",
         does="writes the sum of products out",
         needs="matrices of at most 3 × 3",
-        source=SUITE,
         patterns=(Pattern(arithmetic.determinant, "Det"),),
     ),
-    Cure(
+    refused(
         code="cumulative-product",
         does="multiplies what a triangular mask lets through",
         needs="a constant axis",
-        source=SUITE,
         patterns=(Pattern(arithmetic.cumulative_product, "CumProd"),),
     ),
-    Cure(
+    refused(
         code="celu-16-bits",
         does="scales Elu",
         needs="float16 or bfloat16",
-        source=SUITE,
         patterns=(Pattern(arithmetic.celu, "Celu"),),
     ),
-    Cure(
+    refused(
         code="vector-times-stack",
         does="makes the vector a matrix of one row",
         needs="one axis on the left, three or more on the right",
-        source=SUITE,
         patterns=(Pattern(arithmetic.vector_product, "MatMul"),),
     ),
-    Cure(
+    refused(
         code="training-mode",
         does="writes out the statistics of the batch; leaves out a Dropout that drops nothing",
         needs="Dropout: a constant ratio of 0, or training that is off",
-        source=SUITE,
         patterns=(
             Pattern(arithmetic.trained_normalization, "BatchNormalization", outputs=3),
             Pattern(arithmetic.dropout, "Dropout", outputs=2),
         ),
     ),
-    Cure(
+    refused(
         code="optional-tensor",
         does="writes what is known of it",
         needs="a tensor, or nothing",
-        source=SUITE,
         patterns=(
             Pattern(arithmetic.present, "OptionalHasElement"),
             Pattern(arithmetic.present, "OptionalGetElement"),
         ),
     ),
-    Cure(
+    refused(
         code="compress-by-constant",
         does="gathers what the condition keeps",
         needs="a constant condition",
-        source=SUITE,
         patterns=(Pattern(selection.compress, "Compress"),),
     ),
     Cure(
@@ -292,11 +281,10 @@ CURES: tuple[Cure, ...] = (
         source="refused by every parser of TensorRT: NVIDIA/TensorRT issues 3963 and 4698",
         calibrate=static_scales,
     ),
-    Cure(
+    refused(
         code="integer-products",
         does="computes in FP32, which holds the integers exactly",
         needs="sums below 2²⁴",
-        source=SUITE,
         patterns=(
             Pattern(quantized.matmul_integer, "MatMulInteger"),
             Pattern(quantized.conv_integer, "ConvInteger"),
@@ -324,47 +312,41 @@ CURES: tuple[Cure, ...] = (
             Pattern(quantized.narrowed, "Cast"),
         ),
     ),
-    Cure(
+    refused(
         code="resize-mode",
         does="multiplies with the weights of ONNX's definition, or gathers; gives the sizes of a kept ratio",
         needs="antialias, tf_crop_and_resize, half_pixel_symmetric or a kept ratio; known sizes of the resized axes",
-        source=SUITE,
         patterns=(Pattern(resize.resize, "Resize"),),
     ),
-    Cure(
+    refused(
         code="deformable-convolution",
         does="samples once for each place of the kernel",
         needs="two spatial axes of known size",
-        source=SUITE,
         patterns=(Pattern(sampling.deform_conv, "DeformConv"),),
     ),
-    Cure(
+    refused(
         code="region-align",
         does="multiplies with the weights that each region gives to rows and columns",
         needs="mode avg, a sampling ratio, a picture of known size; no plugin for it",
-        source=SUITE,
         patterns=(Pattern(sampling.roi_align, "RoiAlign"),),
         where_refused=True,
     ),
-    Cure(
+    refused(
         code="columns-to-image",
         does="convolves transposed",
         needs="constant shapes",
-        source=SUITE,
         patterns=(Pattern(sampling.columns_to_image, "Col2Im"),),
     ),
-    Cure(
+    refused(
         code="fourier-transform",
         does="multiplies with cosines and sines",
         needs="a length that is known",
-        source=SUITE,
         patterns=(Pattern(spectrum.fourier, "DFT"),),
     ),
-    Cure(
+    refused(
         code="count-ngrams",
         does="compares shifted slices with each n-gram",
         needs="a pool of integers and rows of known length",
-        source=SUITE,
         patterns=(Pattern(spectrum.count_ngrams, "TfIdfVectorizer"),),
     ),
     Cure(
