@@ -7,15 +7,19 @@ carries Q/DQ nodes runs as it is; FP32 and INT8 lower nothing.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 
 import numpy as np
+import onnxruntime as ort
 
 from harness.backends.assumed import Assumed
 from harness.backends.partitioned import left_out
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
-from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
+from harness.backends.session import SMALL, Computed, GraphRunner, mean_size, run_as_far_as_possible
 from harness.errors import NodeFailedError
 from harness.model import (
     EXACT,
@@ -32,6 +36,8 @@ from harness.tensors import Precision
 from harness.worker.protocol import Profile
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Sessions = tuple[Precision, Shapes, tuple[str, ...], frozenset[str]]
+"""What sessions are for: inputs of these shapes, these tensors, and products that are added up in FP32."""
 
 FILE = "file"
 """What reports call this candidate."""
@@ -43,6 +49,54 @@ SMALL_ISLAND = 64
 
 MOST_SMALL = 2
 """So many of them: a search begins with few suspects, and is wider than those only if they do not explain it."""
+
+MOST_AHEAD = 8
+"""So many inferences run side by side."""
+
+
+class _Ahead:
+    """Inferences that were begun before anybody asks for them, a few at a time.
+
+    Args:
+        key: of the session.
+        feeds: what they are fed.
+        begin: by what is lowered, how each is begun.
+    """
+
+    def __init__(
+        self,
+        key: Sessions,
+        feeds: Mapping[str, np.ndarray],
+        begin: Mapping[frozenset[str], Callable[[], Future[dict[str, np.ndarray]]]],
+    ) -> None:
+        self._key, self._feeds, self._left = key, feeds, dict(begin)
+        self._begun: dict[frozenset[str], Future[dict[str, np.ndarray]]] = {}
+        self._fill()
+
+    def take(
+        self, key: Sessions, feeds: Mapping[str, np.ndarray], chosen: frozenset[str]
+    ) -> dict[str, np.ndarray] | None:
+        """What came of one of them; None if it is none of them, after which no other is begun."""
+        if key != self._key or feeds is not self._feeds:
+            return None
+        if chosen not in self._begun:
+            self.drop()
+            return None
+        future = self._begun.pop(chosen)
+        self._fill()
+        return future.result()
+
+    def drop(self) -> None:
+        """Begin no other one, and leave those that nobody waits for."""
+        self._left.clear()
+        for future in self._begun.values():
+            future.cancel()
+        self._begun.clear()
+
+    def _fill(self) -> None:
+        while self._left and len(self._begun) < MOST_AHEAD:
+            chosen = next(iter(self._left))
+            self._begun[chosen] = self._left.pop(chosen)()
 
 
 class Emulator(Candidate):
@@ -74,9 +128,8 @@ class Emulator(Candidate):
         self._profiles = profiles or {}
         self._as_kernels = as_kernels
         self._arithmetic: dict[tuple[Precision, Shapes], Arithmetic] = {}
-        self._runners: dict[
-            tuple[Precision, Shapes, tuple[str, ...], frozenset[str]], dict[frozenset[str], GraphRunner]
-        ] = {}
+        self._runners: dict[Sessions, dict[frozenset[str], GraphRunner]] = {}
+        self._ahead: _Ahead | None = None
         self._shadows: dict[tuple[Precision, Shapes, tuple[str, ...]], GraphRunner | None] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
@@ -107,14 +160,61 @@ class Emulator(Candidate):
             InputDataError: the feeds do not fit.
         """
         wanted = self._wanted(tensors)
+        chosen, fp32_sums = self._chosen(feeds, precision, lowered, fp32_sums)
+        self.evaluations += 1
+        key = (precision, self._shapes(feeds), wanted, fp32_sums)
+        if self._ahead is not None and (found := self._ahead.take(key, feeds, chosen)) is not None:
+            return found
+        return self._runner(key, feeds, chosen).run(feeds, chosen)
+
+    def run_ahead(
+        self, feeds: Mapping[str, np.ndarray], precision: Precision, choices: Iterable[Iterable[str]]
+    ) -> None:
+        """Begin to run with each of `choices` lowered, in this order, side by side, for `run` to take.
+
+        Nothing is begun where one inference takes several cores by itself.
+        """
+        if self._pool is None:
+            return
+        if self._ahead is not None:
+            self._ahead.drop()
+        chosen = [self._chosen(feeds, precision, lowered, frozenset()) for lowered in choices]
+        left = [nodes for nodes, fp32_sums in chosen if not fp32_sums]
+        if len(left) < 2:
+            self._ahead = None
+            return
+        key = (precision, self._shapes(feeds), self._wanted(None), frozenset[str]())
+        runners = {nodes: self._runner(key, feeds, nodes) for nodes in left}
+        begin = {
+            nodes: partial(self._pool.submit, runner.run, feeds, nodes) for nodes, runner in runners.items()
+        }
+        whole = all(isinstance(runner.session, ort.InferenceSession) for runner in runners.values())
+        self._ahead = _Ahead(key, feeds, begin) if whole else None
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor | None:
+        """Threads for what is run ahead; None where a session has more than one, or this process has one core."""
+        size = mean_size(self.model)
+        threads = os.environ.get("HARNESS_THREADS", "")
+        cores = int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0))
+        if size is None or size >= SMALL or cores < 2 or self.model.operators is not None:
+            return None
+        return ThreadPoolExecutor(min(cores, MOST_AHEAD), "emulated ahead")
+
+    def _chosen(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        precision: Precision,
+        lowered: Iterable[str] | None,
+        fp32_sums: frozenset[str],
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """What is lowered, and which products are added up in FP32, as kernels allow."""
         units = frozenset(self.units(precision))
         chosen = units if lowered is None else frozenset(lowered)
         if EXACT not in chosen and (chosen < units or fp32_sums):
             island, fp32_sums = self.arithmetic(precision, feeds).kept(units - chosen, fp32_sums)
             chosen = units - island
-        runner = self._runner(precision, wanted, feeds, units, units - chosen, fp32_sums)
-        self.evaluations += 1
-        return runner.run(feeds, chosen)
+        return chosen, fp32_sums
 
     def attempt(
         self,
@@ -159,23 +259,22 @@ class Emulator(Candidate):
             return ()
         return tuple((name, np.shape(feeds[name])) for name in sorted(feeds))
 
-    def _runner(
-        self,
-        precision: Precision,
-        wanted: tuple[str, ...],
-        feeds: Mapping[str, np.ndarray],
-        units: frozenset[str],
-        island: frozenset[str],
-        fp32_sums: frozenset[str],
-    ) -> GraphRunner:
-        """One that can keep `island` in FP32; of several, that which switches the fewest nodes."""
-        runners = self._runners.setdefault((precision, self._shapes(feeds), wanted, fp32_sums), {})
-        fitting = [switched for switched in runners if island <= switched]
+    def _runner(self, key: Sessions, feeds: Mapping[str, np.ndarray], chosen: frozenset[str]) -> GraphRunner:
+        """One that can lower `chosen`; of several, that which switches the fewest nodes."""
+        units = frozenset(self.units(key[0]))
+        island = units - chosen
+        runners = self._runners.setdefault(key, {})
+        fitting = [switched for switched in tuple(runners) if island <= switched]
         if fitting:
             return runners[min(fitting, key=len)]
-        made = sum(0 < len(switched) < len(units) for switched in runners)
+        made = sum(0 < len(switched) < len(units) for switched in tuple(runners))
         small = made < MOST_SMALL and len(island) <= SMALL_ISLAND
         switched = island if small or not island else units
+        runners[switched] = self._make(key, feeds, switched)
+        return runners[switched]
+
+    def _make(self, key: Sessions, feeds: Mapping[str, np.ndarray], switched: frozenset[str]) -> GraphRunner:
+        precision, _, wanted, fp32_sums = key
         kernels = self._as_kernels and precision is Precision.TF32
         truncated = truncated_convolutions(self.model) if kernels else frozenset[str]()
         graph = lower(
@@ -186,8 +285,7 @@ class Emulator(Candidate):
             truncated=truncated,
             arithmetic=self.arithmetic(precision, feeds).with_fp32_sums(fp32_sums),
         )
-        runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))
-        return runners[switched]
+        return GraphRunner(self.model, graph, precision, self._cache(precision))
 
     def introduced(
         self,
@@ -260,6 +358,10 @@ class Emulator(Candidate):
 
     def close(self) -> None:
         """Free the sessions and the rounded weights."""
+        if "_pool" in vars(self) and self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            del self._pool
+        self._ahead = None
         self._runners.clear()
         self._shadows.clear()
         self._weights.clear()

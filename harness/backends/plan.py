@@ -166,9 +166,9 @@ class Candidate(Protocol):
         """Start in the background what the first evaluation would wait for."""
         return  # so that it is not abstract
 
-    def build_ahead(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> bool:
+    def build_ahead(self, plan: Plan, feeds: Mapping[str, np.ndarray], *, certain: bool = False) -> bool:
         """Begin in the background what `evaluate` would wait for, which raises what comes of it; whether it is under
-        way now."""
+        way now. What is not `certain` to be evaluated is begun where it takes seconds."""
         return False  # so that it is not abstract
 
     def probe(self) -> ProbeReply | None:

@@ -104,15 +104,15 @@ class TensorRTCandidate(Candidate):
         """Start the worker in the background."""
         self.supervisor.start_ahead()
 
-    def build_ahead(self, plan: Plan, feeds: Tensors) -> bool:
-        """See Candidate.build_ahead. One engine of TensorRT for RTX: a build of TensorRT can take minutes.
+    def build_ahead(self, plan: Plan, feeds: Tensors, *, certain: bool = False) -> bool:
+        """See Candidate.build_ahead. One engine: of TensorRT, of which a build can take minutes, if it is `certain`.
 
         It gives debug tensors, too; marks are not split ahead.
         """
         with suppress(HarnessError):
             if (
                 plan.observation in (Observation.NONE, Observation.DEBUG)
-                and self.probe().product == TENSORRT_RTX
+                and (certain or self.probe().product == TENSORRT_RTX)
                 and not self._takes_variable(plan)
             ):
                 wanted = self.requests.unobserved(plan, feeds)

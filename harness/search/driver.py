@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import UsageError
 from harness.search.journal import Journal
@@ -38,6 +38,7 @@ def search(
     journal: Journal | None = None,
     known: Mapping[frozenset[str], Evaluation] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    ahead: Callable[[Sequence[frozenset[str]]], None] | None = None,
 ) -> Result:
     """Find a minimal set of units whose treatment makes the oracle pass, or what else `options` say.
 
@@ -53,6 +54,8 @@ def search(
         journal: answers evaluations that it holds and receives the others. None: nothing is kept.
         known: evaluations that were made elsewhere, by configuration; they cost nothing.
         on_progress: called after each evaluation.
+        ahead: gets configurations that will probably be evaluated next, in their order: an oracle that can do several
+            at once begins.
 
     Raises:
         UsageError: `known` names an unknown unit.
@@ -70,6 +73,7 @@ def search(
         journal=journal,
         known=known,
         on_evaluation=log.evaluated,
+        ahead=ahead,
     )
     return _Search(session, log, options or Options()).run()
 

@@ -132,6 +132,11 @@ class Predicate:
             self._test_all()
         return outcome
 
+    def expect(self, sets: Iterable[frozenset[str]]) -> None:
+        """These sets will probably be tested next, in this order."""
+        if self.direction is Direction.CURE:
+            self.session.expect(sets)
+
     def holds(self, units: Iterable[str], why: str) -> bool:
         """Whether the set is known to have the property; unresolved counts as not known."""
         return self.test(units, why) is Outcome.PASS

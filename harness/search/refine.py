@@ -77,6 +77,7 @@ def _limit(predicate: Predicate, kept: frozenset[str]) -> float | None:
 
 def _measure(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> _Effects | None:
     base = _square(predicate.badness(kept))
+    predicate.expect(kept - {unit} for unit in order if unit in kept)
     inside = {
         unit: _effect(predicate, kept - {unit}, f"effect of {unit}") - base for unit in order if unit in kept
     }

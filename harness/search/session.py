@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.search.journal import Journal
@@ -77,6 +77,7 @@ class Session:
         journal: answers evaluations that it holds, receives the others. None: nothing is kept.
         known: evaluations that were made elsewhere; they cost nothing.
         on_evaluation: called after each evaluation with (configuration, evaluation, replayed).
+        ahead: gets configurations that will probably be evaluated next, in their order.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Session:
         journal: Journal | None = None,
         known: Mapping[frozenset[str], Evaluation] | None = None,
         on_evaluation: Callable[[frozenset[str], Evaluation, bool], None] | None = None,
+        ahead: Callable[[Sequence[frozenset[str]]], None] | None = None,
     ) -> None:
         self.problem = problem
         self.evaluations = 0
@@ -102,6 +104,7 @@ class Session:
         self._budget = budget
         self._journal = journal
         self._on_evaluation = on_evaluation
+        self._ahead = ahead
         self._made: dict[frozenset[str], list[Evaluation]] = {}
         self._judged: dict[frozenset[str], Outcome] = {}
         self._monotonicity = MonotonicityCheck()
@@ -114,6 +117,12 @@ class Session:
     def is_judged(self, treated: frozenset[str]) -> bool:
         """Whether `judge` would answer without an evaluation."""
         return treated in self._made
+
+    def expect(self, configurations: Iterable[frozenset[str]]) -> None:
+        """These will probably be judged next: whoever can evaluate several at once begins."""
+        if self._ahead is not None:
+            left = [each for each in configurations if not (self.is_judged(each) or each in self._recorded)]
+            self._ahead(left)
 
     def judge(self, treated: frozenset[str]) -> Outcome:
         """The outcome of a configuration; the same answer each time.

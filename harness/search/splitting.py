@@ -76,6 +76,8 @@ def reduce(
         size: how many atoms the first group has.
         give_up_after: stop at so many needed atoms in a row. None: go through all suspects.
     """
+    if size <= 1:
+        predicate.expect(kept.difference(atom) for atom in suspects)
     splitter = _Splitter(predicate, kept, list(suspects), list(distances) if distances is not None else None)
     splitter.run(max(size, 1), give_up_after)
     return Reduction(splitter.kept, tuple(splitter.needed), tuple(splitter.untested))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 from harness.backends import Emulator, GraphRunner, Observation, Plan, Reference
-from harness.errors import ModelError, NothingSelectedError
+from harness.errors import HarnessError, ModelError, NothingSelectedError
 from harness.model import load_model, lower, round_array
 from harness.tensors import Precision
 
@@ -353,3 +354,74 @@ def test_only_tf32_rounds_toward_zero_beside_an_engine() -> None:
         for emulator in (Emulator(model), Emulator(model, as_kernels=True))
     )
     np.testing.assert_array_equal(plain, beside)
+
+
+ISLANDS = [("sq",), ("mean",), ("sq", "mean"), ("norm",)]
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_THREADS", "2")
+    monkeypatch.setattr("harness.backends.emulator.mean_size", lambda model: 80.0)  # its batch is open
+
+
+def chosen(emulator: Emulator) -> list[frozenset[str]]:
+    return [frozenset(emulator.units(Precision.FP16)) - set(island) for island in ISLANDS]
+
+
+def test_what_is_run_ahead_is_what_is_computed_when_it_is_asked_for(
+    two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Emulator(load_model(norm_chain(2.0))) for _ in range(2))
+    feeds = {"x": X}
+    run, threads = GraphRunner.run, set()
+
+    def watched(self: GraphRunner, *given: object, **more: object) -> dict[str, np.ndarray]:
+        threads.add(threading.current_thread().name.rstrip("0123456789"))
+        return run(self, *given, **more)  # type: ignore[arg-type]
+
+    expected = [first.run(feeds, Precision.FP16, lowered=lowered) for lowered in chosen(first)]
+    monkeypatch.setattr(GraphRunner, "run", watched)
+    second.run_ahead(feeds, Precision.FP16, chosen(second))
+    assert second.evaluations == 0, "nobody has asked yet"
+    found = [second.run(feeds, Precision.FP16, lowered=lowered) for lowered in chosen(second)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one["y"], other["y"])
+    assert threads == {"emulated ahead_"}
+    assert second.evaluations == len(ISLANDS)
+
+
+def test_what_is_run_ahead_and_not_asked_for_goes(two_cores: None) -> None:
+    emulator, feeds, other = Emulator(load_model(norm_chain(2.0))), {"x": X}, {"x": X[::-1].copy()}
+    lowered = chosen(emulator)
+    expected = Emulator(load_model(norm_chain(2.0))).run(other, Precision.FP16, lowered=lowered[0])
+    emulator.run_ahead(feeds, Precision.FP16, lowered)
+    np.testing.assert_array_equal(
+        emulator.run(other, Precision.FP16, lowered=lowered[0])["y"], expected["y"], "other inputs"
+    )
+    assert emulator._ahead is not None
+    units = emulator.units(Precision.FP16)
+    emulator.run(feeds, Precision.FP16, lowered=units)  # which nobody foresaw
+    assert not emulator._ahead._begun
+    assert not emulator._ahead._left
+    emulator.close()
+
+
+def test_a_node_that_fails_ahead_says_so_when_it_is_asked_for(two_cores: None) -> None:
+    emulator = Emulator(load_model(norm_chain(2.0)))
+    emulator.run_ahead({"x": X[:, :3]}, Precision.FP16, chosen(emulator))  # a wrong shape
+    begun = emulator._ahead
+    assert begun is not None
+    with pytest.raises(HarnessError):
+        begun.take(begun._key, begun._feeds, chosen(emulator)[0])
+
+
+@pytest.mark.parametrize(("threads", "size"), [("1", 80.0), ("2", 1e5), ("2", None)])
+def test_nothing_is_begun_where_an_inference_has_all_cores(
+    monkeypatch: pytest.MonkeyPatch, threads: str, size: float | None
+) -> None:
+    monkeypatch.setenv("HARNESS_THREADS", threads)
+    monkeypatch.setattr("harness.backends.emulator.mean_size", lambda model: size)
+    emulator = Emulator(load_model(norm_chain(2.0)))
+    emulator.run_ahead({"x": X}, Precision.FP16, chosen(emulator))
+    assert emulator._ahead is None

@@ -187,8 +187,11 @@ def test_an_engine_that_nobody_asks_for_is_freed(make: Make) -> None:
     assert set(candidate.evaluate(FP16, X).tensors) == {"y"}
 
 
-def test_tensorrt_builds_nothing_ahead(make: Make, asked: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize(("certain", "thread"), [(False, "MainThread"), (True, "build ahead")])
+def test_tensorrt_builds_ahead_what_is_certain_to_be_needed(
+    make: Make, asked: list[tuple[str, str]], certain: bool, thread: str
+) -> None:
     candidate = make(PRODUCT=protocol.TENSORRT)
-    candidate.build_ahead(FP16, X)
-    candidate.evaluate(FP16, X)
-    assert asked == [("none", "MainThread")]
+    assert candidate.build_ahead(FP16, X, certain=certain) == certain
+    assert candidate.evaluate(FP16, X).engine.builds == 1
+    assert asked == [("none", thread)]

@@ -69,7 +69,7 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     )
 
     class Slow(FakeEngine):
-        def build_ahead(self, plan: Plan, feeds: object) -> bool:
+        def build_ahead(self, plan: Plan, feeds: object, *, certain: bool = False) -> bool:
             return True
 
     engine = Slow(rmsnorm(scale=600.0), "b1_up", never)
@@ -126,7 +126,7 @@ def test_the_engine_with_what_overflows_in_fp32_is_begun_while_nothing_less_is_s
     begun: list[Plan] = []
 
     class Begun(FakeEngine):
-        def build_ahead(self, plan: Plan, feeds: object) -> bool:
+        def build_ahead(self, plan: Plan, feeds: object, *, certain: bool = False) -> bool:
             begun.append(plan)
             return False
 
@@ -147,7 +147,7 @@ def test_the_engine_that_fails_is_looked_at_while_the_one_with_the_island_is_bui
     compared, measure = [], observation.measure_layers
 
     class Slow(FakeEngine):
-        def build_ahead(self, plan: Plan, feeds: object) -> bool:
+        def build_ahead(self, plan: Plan, feeds: object, *, certain: bool = False) -> bool:
             return True
 
     model = rmsnorm(scale=600.0)

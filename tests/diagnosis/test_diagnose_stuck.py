@@ -141,6 +141,24 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     assert resumed.cost.builds <= first.cost.builds + 1
 
 
+@pytest.mark.parametrize(
+    ("needed", "asked"),
+    [
+        (5, [5, 7, 6]),  # what passes without the first five passes as a whole, too
+        (1, [5, 0, 2, 1]),
+    ],
+)
+def test_the_half_of_a_part_is_built_before_the_whole(needed: int, asked: list[int]) -> None:
+    model = rmsnorm(scale=600.0)
+    units = [node.name for node in model.lowerable][:10]
+    engine = obeying_casts(frozenset(units[needed:]))
+    bench = make_bench(model, feeds(model))
+    evaluator = Context(Subject(bench, Precision.FP16, engine)).evaluator
+    found = cure_with_casts(evaluator, units[-1:], [frozenset(units)])
+    assert [plan.islands for plan in engine.plans] == [frozenset(units[first:]) for first in asked]
+    assert found.island == tuple(units[needed:])
+
+
 def test_an_island_in_a_compiled_region_is_not_built_without_casts() -> None:
     engine = obeying_casts(frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"}))
     diagnosis = run(engine)

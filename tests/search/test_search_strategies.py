@@ -401,3 +401,16 @@ class TestReport:
             result = search(problem, conjunction(culprits))
             assert (result.culprits, result.minimal) == (culprits, True), strategy
             assert strategy in result.strategies
+
+
+def test_what_is_left_out_one_by_one_is_told_before_it_is_asked_for():
+    needed = frozenset(names(9)[2:8:2])
+    told: list[tuple[int, list[frozenset[str]]]] = []
+    oracle = Counting(conjunction(needed))
+    problem = Problem(names(9), hints=(needed,))
+    result = search(problem, oracle, ahead=lambda sets: told.append((len(oracle.asked), list(sets))))
+    assert frozenset(result.culprits) == needed
+    (before, sets), *later = told
+    assert sorted(sets, key=sorted) == sorted((needed - {unit} for unit in needed), key=sorted)
+    assert oracle.asked[before:] == sets, "all of them, in their order"
+    assert all(not sets for _, sets in later), "what was evaluated is not told again"

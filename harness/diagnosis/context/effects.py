@@ -49,11 +49,17 @@ class Effects:
         """What was measured of single nodes so far."""
         return {next(iter(nodes)): effect for nodes, effect in self._known.items() if len(nodes) == 1}
 
+    def _key(self, lowered: frozenset[str]) -> str:
+        return f"effect {self._sample} {' '.join(sorted(lowered))}"
+
+    def _is_known(self, lowered: frozenset[str]) -> bool:
+        return lowered in self._known or self._journal.recall(self._key(lowered), float) is not None
+
     def of(self, nodes: Iterable[str]) -> float:
         """The effect of lowering `nodes` and nothing else."""
         lowered = frozenset(nodes)
         if lowered not in self._known:
-            key = f"effect {self._sample} {' '.join(sorted(lowered))}"
+            key = self._key(lowered)
             found = self._journal.recall(key, float)
             self._known[lowered] = self._measure(lowered) if found is None else found
             if found is None:
@@ -71,6 +77,11 @@ class Effects:
 
     def each(self, nodes: Sequence[str]) -> dict[str, float]:
         """The effect of each of `nodes` alone: one run a node."""
+        bench = self._subject.bench
+        left = [node for node in nodes if not self._is_known(frozenset([node]))]
+        bench.emulator.run_ahead(
+            bench.feeds[self._sample], self._subject.precision, ([node, EXACT] for node in left)
+        )
         return {node: self.of([node]) for node in nodes}
 
     def scores(self, units: Sequence[str], introduced: dict[str, float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -173,12 +173,13 @@ class Evaluator:
             self.at_hand.add(key)
         return judged
 
-    def begin(self, plan: Plan, key: str | None = None) -> bool:
+    def begin(self, plan: Plan, key: str | None = None, *, certain: bool = False) -> bool:
         """Begin the engine of `plan` in the background, unless the journal knows what came of it, or the budget ends.
 
         Args:
             plan: what is evaluated later.
             key: under which name the journal keeps it.
+            certain: whether it will be evaluated in any case.
 
         Returns:
             Whether it is under way: there is time for something else.
@@ -187,7 +188,16 @@ class Evaluator:
         builds = self.spending.budget.builds
         if known or (builds is not None and builds - self.spending.builds < ENGINES_OF_A_CURE):
             return False
-        return self.subject.candidate.build_ahead(plan, self.subject.bench.feeds[0])
+        feeds = self.subject.bench.feeds[0]
+        return self.subject.candidate.build_ahead(plan, feeds, certain=certain)
+
+    def emulate_ahead(self, plans: Sequence[Plan]) -> None:
+        """Begin to emulate plans that differ in their islands alone, side by side, for `evaluate` to take."""
+        subject = self.subject
+        units = frozenset(subject.units)
+        for precision in dict.fromkeys(plan.precision for plan in plans):
+            feeds = subject.bench.feeds[self._order(thorough=False)[0]]
+            subject.bench.emulator.run_ahead(feeds, precision, [units - plan.islands for plan in plans])
 
     def rebuild(self, plan: Plan, *, phase: str, key: str | None = None) -> JudgedEvaluation:
         """Build and judge `plan` anew, with its tactics timed anew: the timing cache would repeat the choice.

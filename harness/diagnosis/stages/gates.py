@@ -208,7 +208,7 @@ def check_gates(
     if unsound is not None:
         return unsound
     stability: Future[Stability] | None = None
-    building = evaluator.begin(subject.plan(), BASELINE)
+    building = evaluator.begin(subject.plan(), BASELINE, certain=True)
     if not subject.emulated:  # engines are judged relative to it: computed while they are built
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)

@@ -124,6 +124,9 @@ def search_candidate(
         built.add(treated)
         return _held(evaluator.evaluate(plan_of(treated), phase=phase).trial, share)
 
+    def ahead(configurations: Sequence[frozenset[str]]) -> None:
+        evaluator.emulate_ahead([plan_of(treated) for treated in configurations])
+
     limits = [most] if emulated else [most, evaluator.spending.left(phase)]
     builds = min((limit for limit in limits if limit is not None), default=None)
     budget = Budget(evaluations=builds, unresolved=None if emulated else MOST_UNRESOLVED)
@@ -136,6 +139,7 @@ def search_candidate(
             journal=journal,
             known=known,
             on_progress=setup.on_progress,
+            ahead=ahead if emulated else None,
         )
 
 

@@ -17,8 +17,8 @@ from harness.search import Evaluation, Outcome
 
 PHASE = "casts"
 MOST_CASTS = 4
-"""After so many builds nothing more is left out of an island that cures: with the failing engine and the observed one
-they are six."""
+"""After so many islands nothing more is left out of one that cures: with the failing engine and the observed one they
+are six builds at most."""
 Nodes = tuple[str, ...]
 
 
@@ -37,30 +37,38 @@ def cure_with_casts(
             need not round what the graph rounds.
         parts: sets of nodes to try; the first that passes is cut down.
         on_build: gets the number of nodes that are built with next.
-        most: after how many builds nothing more is left out of what cures; None: until nothing more can.
+        most: after how many islands, each built or known to pass, nothing more is left out of what cures; None: until
+            nothing more can.
 
     Raises:
         BudgetExhaustedError: the budget is spent.
     """
     subject = evaluator.subject
     log: list[str] = []
+    known: dict[Nodes, bool] = {}
 
     def spent() -> bool:
-        return most is not None and len(log) >= most
+        return most is not None and len(known) >= most
 
     def passes(island: Nodes) -> bool:
+        if island in known:
+            return known[island]
         on_build(len(island))
         plan = subject.plan(island, casts=True)
         trial = evaluator.evaluate(plan, phase=PHASE, key=key_of(plan), thorough=True).trial
         log.append(f"{_described(island)}: {_said(trial)}")
-        return trial.outcome is Outcome.PASS
+        known[island] = trial.outcome is Outcome.PASS
+        return known[island]
 
     for part in parts:
         island = subject.ordered(part.union(core))
+        places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
+        before, behind = min(places), len(island) - 1 - max(places)
+        # The smaller one of the first step is asked for at once: where it passes, so does the whole.
+        if before and passes(island[(before + 1) // 2 :]):
+            known[island] = True
         if passes(island):
-            places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
-            behind = len(island) - 1 - max(places)
-            island = _cut(island, min(places), passes, lambda kept, cut: kept[cut:], spent)
+            island = _cut(island, before, passes, lambda kept, cut: kept[cut:], spent)
             island = _cut(island, behind, passes, lambda kept, cut: kept[: len(kept) - cut], spent)
             count = len(island)
             text = f"with {count} nodes in FP32, between Casts in the graph, the unobserved engine passes"
