@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.diagnosis import Diagnosis, ProgressEvent
+    from harness.judge import Given
     from harness.quantization import Subject
+    from harness.tensors import Precision
 
 app = typer.Typer(add_completion=False)
 
@@ -107,11 +109,10 @@ def diagnose(
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as find
     from harness.judge import Given, Judge, JudgeOptions
-    from harness.quantization import find_quantized
 
     shapes = parse_shapes(inputs)
     given = Given(tuple(data or ()), samples, seed, reference, ops)
-    subject = find_quantized(target, given=given, inputs=shapes, precision=precision)
+    subject = _find_quantized(target, given, shapes, precision)
     if subject is not None:
         raise typer.Exit(_diagnose_pairs(subject, environment, outputs, limit=limit, details=details))
     judge = Judge(JudgeOptions(kernels=kernels, accumulate=accumulate))
@@ -131,6 +132,7 @@ def diagnose(
                 out=out,
                 progress=progress if environment is None else _loading_ahead(progress, outputs),
                 options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
+                idle=judge.end_workers,
             )
         ended.start()  # that takes its time, while reports are written
         _show(diagnosis, outputs, details=details)
@@ -142,6 +144,21 @@ def diagnose(
             ended.start()
         ended.join()
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _find_quantized(
+    target: Path, given: Given, inputs: dict[str, list[int]], precision: Precision | None
+) -> Subject | None:
+    """The quantised model that is asked about, if it is one: that takes a reference, or INT8."""
+    from harness.judge import select_cases
+    from harness.tensors import Precision
+
+    cases = select_cases(target, inputs=inputs, given=given)
+    if precision is not Precision.INT8 and all(case.reference is None for case in cases):
+        return None
+    from harness.quantization import find_quantized
+
+    return find_quantized(target, given=given, inputs=inputs, precision=precision)
 
 
 def _show(diagnosis: Diagnosis, outputs: Outputs, *, details: bool) -> None:

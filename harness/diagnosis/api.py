@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,10 +35,7 @@ from harness.diagnosis.context import (
     locked,
     make_bench,
 )
-from harness.diagnosis.explain import advise
-from harness.diagnosis.pipeline import run_stages, start
 from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
-from harness.diagnosis.stages import emulate_cured
 from harness.errors import HarnessError, NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
@@ -63,6 +60,8 @@ from harness.model import Model
 from harness.tensors import Accumulate, Precision, write_text
 
 DEFAULT_BUILDS = 64
+SHORTLY = 0.2
+"""Seconds: more than the graph of the first engine takes to write, which is what its worker waits for."""
 
 
 def diagnose(
@@ -82,6 +81,7 @@ def diagnose(
     progress: Progress | None = None,
     options: Options | None = None,
     judge: Judge | None = None,
+    idle: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
     """Say what is wrong with a case at a precision, where it starts, and what cures it.
 
@@ -101,6 +101,7 @@ def diagnose(
         progress: gets every step.
         options: how to diagnose.
         judge: use its workers and workbench, and leave it open, instead of making one.
+        idle: called when no engine is asked for any more, which mostly is while the repro runs.
 
     Raises:
         UsageError: the target is not one case, or the budget makes no sense.
@@ -120,6 +121,8 @@ def diagnose(
         own.candidates.start_ahead((environment or EMULATOR,))
         check_names(case, bench.model)
         begun = None if resume else _begin(own, bench, environment or EMULATOR, chosen, budget)
+        if begun is not None:
+            wait([begun], SHORTLY)  # if its worker is there
         bench.prepare()  # while the worker starts; what is wrong with the reference is reported by the first stage
         if begun is not None:
             wait([begun])  # what went wrong does so again when it is its turn
@@ -134,7 +137,7 @@ def diagnose(
             folder = Path(out) / JOURNAL if out is not None else journal_folder(subject)
         with locked(folder):
             kept = DiagnosisJournal(folder, subject, resume=resume)
-            context = Context(subject, budget, kept, progress, None if out is None else Path(out))
+            context = Context(subject, budget, kept, progress, None if out is None else Path(out), idle)
             return investigate(context, options or Options())
 
 
@@ -213,7 +216,13 @@ def _is_ruined(bench: Workbench) -> bool:
 
 def investigate(context: Context, options: Options) -> Diagnosis:
     """Run the stages, and put what they have shown together."""
-    seen = run_stages(start(context, options), context)
+    from harness.diagnosis.pipeline import run_stages, start  # while the first engine is built
+
+    try:
+        seen = run_stages(start(context, options), context)
+    finally:
+        if context.begun_repro is not None:
+            context.begun_repro.close()
     diagnosis = _put_together(context, seen)
     if context.out is not None:
         write_text(context.out / "diagnosis.json", document(diagnosis) + "\n")
@@ -226,6 +235,8 @@ def document(diagnosis: Diagnosis) -> str:
 
 
 def _put_together(context: Context, seen: Seen) -> Diagnosis:
+    from harness.diagnosis.explain import advise
+
     subject, found, handed = context.subject, seen.findings, seen.handover
     assert found is not None
     assert handed is not None
@@ -347,6 +358,8 @@ def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> t
 
 def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | None:
     """The emulator with the cure, layer by layer if that is asked for."""
+    from harness.diagnosis.stages import emulate_cured
+
     subject = context.emulated
     if not (found.island or found.fp32_sums) or not found.confirmed:
         return None

@@ -252,6 +252,10 @@ class Candidates:
         for _, candidate in self._ahead.values():
             candidate.close()
         self._ahead.clear()
+        self.end_workers()
+
+    def end_workers(self) -> None:
+        """End the workers; engines are gone then."""
         if "environments" in self.__dict__:
             from harness.environments import close_shared
 

@@ -43,6 +43,7 @@ class Judge:
         self.candidates = candidates or Candidates()
         self._bench: Workbench | None = None
         self._ahead: tuple[Workbench, threading.Thread] | None = None
+        self._ending: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +55,15 @@ class Judge:
 
     def close(self) -> None:
         """Free sessions and end workers. Calling it twice is allowed."""
+        if self._ending is not None:
+            self._ending.join()
         self.release()
         self.candidates.close()
+
+    def end_workers(self) -> None:
+        """Begin to end the workers, as nobody asks for an engine any more; `close` waits for that."""
+        self._ending = threading.Thread(target=self.candidates.end_workers, name="end the worker")
+        self._ending.start()
 
     def release(self) -> None:
         """Free sessions and engines; workers stay. Calling it twice is allowed."""

@@ -17,17 +17,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from engines import FakeEngine, when_fused, when_lowered
+from engines import Build, FakeEngine, when_fused, when_lowered
 from graphs import graph_model
 from models import ISLAND, feeds, rmsnorm
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
-from harness.diagnosis import Diagnosis, DiagnosisVerdict, Subject, diagnose_model
-from harness.diagnosis.context import Part, cut, make_bench
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, Options, Subject, diagnose_model
+from harness.diagnosis.api import investigate
+from harness.diagnosis.context import Context, Part, cut, make_bench
 from harness.diagnosis.handover import (
     Files,
     ReproInfo,
+    ReproRun,
     emulated_model,
     fails_emulated,
     holds,
@@ -41,6 +43,13 @@ from harness.diagnosis.results import ReproOutput
 from harness.errors import CandidateError
 from harness.model import Model, load_model, round_array, save_model, with_islands
 from harness.tensors import Precision
+
+
+def never(build: Build) -> bool:
+    return False
+
+
+repro_module = sys.modules["harness.diagnosis.handover.repro"]
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +335,67 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
         repro = finish()
     assert not repro.shows
     assert "in another way" in repro.note
+
+
+@pytest.fixture
+def overflowing() -> Part:
+    model = rmsnorm(scale=600.0)
+    bench = make_bench(model, feeds(model))
+    return cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
+
+
+def test_a_repro_that_was_begun_is_run_once_and_says_what_is_known_later(
+    tmp_path: Path, overflowing: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    start = repro_module._start
+    monkeypatch.setattr(repro_module, "_start", lambda folder: started.append(folder) or start(folder))
+    signature = {"b1_sq": ReproOutput(5, 0.1)}
+    info = ReproInfo("sound", Precision.FP16, "", emulated=True, limits={"b1_sq": 1e-2})
+    begun = ReproRun(tmp_path / "repro", overflowing, info, signature)
+    with repro_under_way(
+        tmp_path / "repro", overflowing, replace(info, what="squares overflow"), signature, begun
+    ) as finish:
+        assert finish().folder == tmp_path / "repro"
+    assert len(started) == 1
+    assert json.loads((tmp_path / "repro" / "repro.json").read_text())["what"] == "squares overflow"
+    assert [path.name for path in tmp_path.iterdir()] == ["repro"]
+
+
+def test_a_repro_of_something_else_that_was_begun_is_ended(tmp_path: Path, overflowing: Part) -> None:
+    signature = {"b1_sq": ReproOutput(5, 0.1)}
+    info = ReproInfo("sound", Precision.FP16, "what", emulated=True, limits={"b1_sq": 1e-2})
+    begun = ReproRun(tmp_path / "repro", overflowing, info, signature)
+    limits = replace(info, limits={"b1_sq": 1e-3})
+    with repro_under_way(tmp_path / "repro", overflowing, limits, signature, begun) as finish:
+        assert begun._process is not None
+        assert begun._process.poll() is not None
+        finish()
+    about = json.loads((tmp_path / "repro" / "repro.json").read_text())
+    assert about["limits"] == {"b1_sq": 1e-3}
+    assert [path.name for path in tmp_path.iterdir()] == ["repro"]
+
+
+def test_a_repro_that_was_begun_and_is_not_handed_over_leaves_nothing(
+    tmp_path: Path, overflowing: Part
+) -> None:
+    info = ReproInfo("sound", Precision.FP16, "", emulated=True, limits={"b1_sq": 1e-2})
+    begun = ReproRun(tmp_path / "out" / "repro", overflowing, info, {})
+    begun.close()
+    assert begun._process is not None
+    assert begun._process.poll() is not None
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_whoever_waits_is_told_once_when_no_engine_is_asked_for_any_more(tmp_path: Path) -> None:
+    for out in (None, tmp_path / "out"):
+        idle: list[int] = []
+        engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
+        bench = make_bench(engine.model, feeds(engine.model))
+        subject = Subject(bench, Precision.FP16, engine, lambda model: FakeEngine(model, "b1_up", never))
+        context = Context(subject, out=out, idle=lambda: idle.append(len(engine.plans)))  # noqa: B023
+        investigate(context, Options())
+        assert idle == [len(engine.plans)]
 
 
 def nearly_tied_classes() -> Model:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harness import search
 from harness.diagnosis.context.background import Once
@@ -68,6 +69,7 @@ class Context:
         journal: what is kept on disk; by default nothing.
         progress: gets every step; None: nobody follows.
         out: folder for what is handed over; None writes nothing.
+        idle: called when no engine is asked for any more.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Context:
         journal: DiagnosisJournal | None = None,
         progress: Progress | None = None,
         out: Path | None = None,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.subject = subject
+        self.idle = idle
         self.budget = budget or DiagnosisBudget()
         self.journal = journal or DiagnosisJournal()
         self.progress = progress
@@ -94,6 +98,8 @@ class Context:
         self.observations = Once[EngineObservation]()
         self.cured = Once[Cured]()
         self.shrunk = Once[FailingPart | None]()
+        self.begun_repro: Any = None
+        """A handover.ReproRun that was begun before it was known what is said of it."""
         self._stages: dict[Stage, float] = {}
         self._since = self.spending.started
 

@@ -1,7 +1,7 @@
 from .autocast import autocast_obstacle as autocast_obstacle
+from .files import begin_repro as begin_repro
 from .files import core_of as core_of
 from .files import hand_over as hand_over
-from .files import shrink_emulated as shrink_emulated
 from .files import write_handover as write_handover
 from .recipes import Files as Files
 from .recipes import keep_fp32 as keep_fp32
@@ -9,6 +9,7 @@ from .recipes import own_file as own_file
 from .recipes import polygraphy_script as polygraphy_script
 from .recipes import without_tf32 as without_tf32
 from .repro import ReproInfo as ReproInfo
+from .repro import ReproRun as ReproRun
 from .repro import emulated_model as emulated_model
 from .repro import repro_under_way as repro_under_way
 from .shrinking import fails_emulated as fails_emulated

@@ -40,7 +40,7 @@ from harness.diagnosis.handover.recipes import (
     typed_commands,
     without_tf32,
 )
-from harness.diagnosis.handover.repro import ReproInfo, repro_under_way
+from harness.diagnosis.handover.repro import ReproInfo, ReproRun, repro_under_way
 from harness.diagnosis.handover.shrinking import (
     Fails,
     fails_emulated,
@@ -67,10 +67,10 @@ from harness.tensors import Precision, to_json, write_text
 from harness.text import command, magnitude, plural
 from harness.worker.protocol import Profile
 
-PHASE = "repro"
+PHASE = REPRO = "repro"
 TYPED = "typed.onnx"
 MOST_ENGINE_PARTS = 3
-WITH_repeated_evidenceRO = frozenset(
+WITH_REPRO = frozenset(
     {DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVerdict.CONVERSION, DiagnosisVerdict.FUSION}
 )
 
@@ -113,6 +113,7 @@ def write_handover(
     wanted = bool(island or found.fp32_sums) or found.verdict is DiagnosisVerdict.TF32
     release = _release(subject, typing)
     if out is None:  # commands that name files which are there
+        context.idle()
         path = own_file(model, island)
         files = Files(None if path is None else str(path), shapes=_shapes(subject))
         recipes = _commands(subject, found, files, release) if wanted else {}
@@ -124,12 +125,15 @@ def write_handover(
         ExitStack() as stack
     ):  # the typed model runs while the repro is cut out, and that while recipes are written
         typed = _begin_typed(subject, found, out) if wanted else None
-        finish = _begin_repro(context, found, summary, out / "repro", stack)
+        finish = _begin_repro(context, found, summary, out / REPRO, stack)
         context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
+        if found.pins is None:
+            context.idle()
         if wanted:
             recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release, typed)
         if found.pins is not None:
             recipes = _write_pins(context, found.pins, out / "pins", evidence)
+            context.idle()
         repro, shown = finish()
     return Handover(recipes, repro, (*evidence, *shown))
 
@@ -278,7 +282,7 @@ Finish = Callable[[], tuple[Repro | None, tuple[Evidence, ...]]]
 
 def _begin_repro(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
     """Cut out the repro, where there can be one, and run it; the diagnosis stands without, whatever goes wrong."""
-    if found.verdict not in WITH_repeated_evidenceRO or not (found.culprits or found.origins):
+    if found.verdict not in WITH_REPRO or not (found.culprits or found.origins):
         return lambda: (None, ())
     context.report(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
     try:
@@ -316,11 +320,9 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
     if shrunk is None:
         text = "no part of the model was seen to fail by itself: there is no repro"
         return lambda: (None, (Evidence.of(EvidenceKind.REPRO, text, core=list(core)),))
-    signature = _signature(subject, shrunk.part, precision) if emulated else {}
-    limits = nrmse_limits(subject, shrunk.part, precision)
-    sums = part_emulator(subject, shrunk.part).arithmetic(precision, shrunk.part.feeds)
-    info = ReproInfo(subject.bench.case.name, precision, summary, emulated, limits, sums)
-    checked = stack.enter_context(repro_under_way(folder, shrunk.part, info, signature))
+    info, signature = _described(subject, shrunk.part, precision, summary, emulated=emulated)
+    begun, context.begun_repro = context.begun_repro, None
+    checked = stack.enter_context(repro_under_way(folder, shrunk.part, info, signature, begun))
 
     def finish() -> tuple[Repro, tuple[Evidence, ...]]:
         repro = checked()
@@ -338,6 +340,25 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
         )
 
     return finish
+
+
+def _described(
+    subject: Subject, part: Part, precision: Precision, what: str, *, emulated: bool
+) -> tuple[ReproInfo, dict[str, ReproOutput]]:
+    """What the repro of a part says of itself, and what was measured of it."""
+    signature = _signature(subject, part, precision) if emulated else {}
+    sums = part_emulator(subject, part).arithmetic(precision, part.feeds)
+    limits = nrmse_limits(subject, part, precision)
+    return ReproInfo(subject.bench.case.name, precision, what, emulated, limits, sums), signature
+
+
+def begin_repro(context: Context, core: tuple[str, ...], out: Path) -> None:
+    """Cut out the part around `core` that fails on the emulator, and begin to run it; its words come later."""
+    subject = context.subject
+    shrunk = shrink_emulated(context, core, context.evaluator.failing_sample)
+    if shrunk is not None and context.begun_repro is None:
+        info, signature = _described(subject, shrunk.part, subject.precision, "", emulated=True)
+        context.begun_repro = ReproRun(out / REPRO, shrunk.part, info, signature)
 
 
 def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> FailingPart | None:

@@ -13,7 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeAlias
@@ -37,7 +38,7 @@ from harness.model import (
     units_of,
     with_islands,
 )
-from harness.tensors import Precision, from_json, to_json
+from harness.tensors import Precision, from_json, to_json, write_text
 
 SCRIPT = files("harness.scripts") / "repro.py"
 Signature: TypeAlias = Mapping[str, ReproOutput]
@@ -69,9 +70,60 @@ class ReproInfo:
     arithmetic: Arithmetic = PLAIN
 
 
+class ReproRun:
+    """A repro in a folder of its own, beside the place where it goes, and the process that runs it.
+
+    Args:
+        folder: where it goes.
+        part: the failing part.
+        info: what it says about itself.
+        signature: what was measured of it here.
+
+    Raises:
+        ModelError: the part cannot be saved.
+    """
+
+    def __init__(self, folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._folder, self._part, self._info, self._signature = folder, part, info, signature
+        self._temporary = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")
+        self._made = Path(self._temporary.name).resolve() / "repro"
+        self._process: subprocess.Popen[str] | None = None
+        try:
+            self._made.mkdir()
+            _write(self._made, part, info, signature)
+            self._process = _start(self._made) if info.emulated else None
+        except BaseException:
+            self.close()
+            raise
+
+    def is_of(self, folder: Path, part: Part, info: ReproInfo, signature: Signature) -> bool:
+        """Whether it is this repro, whatever it says of the fault."""
+        mine = (self._folder, replace(self._info, what=info.what), self._signature)
+        return part is self._part and mine == (folder, info, signature)
+
+    def finish(self, info: ReproInfo) -> Repro:
+        """Wait for the process, move the folder to its place, and say what was shown."""
+        if info != self._info:
+            _write_about(self._made, self._part, info, self._signature)
+        shown = (False, _ENGINE_ONLY, dict(self._signature))
+        shows, note, found = shown if self._process is None else _verify(self._process, self._signature)
+        if self._folder.exists():
+            shutil.move(self._folder, Path(self._temporary.name) / "old")
+        shutil.move(self._made, self._folder)
+        return Repro(self._folder, len(self._part.model.nodes), shows, found, note)
+
+    def close(self) -> None:
+        """End the process, and leave nothing but what was moved to its place."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+        self._temporary.cleanup()
+
+
 @contextmanager
 def repro_under_way(
-    folder: Path, part: Part, info: ReproInfo, signature: Signature
+    folder: Path, part: Part, info: ReproInfo, signature: Signature, begun: ReproRun | None = None
 ) -> Iterator[Callable[[], Repro]]:
     """Write the folder and run it in a clean process; what is given waits for that, and says what it showed.
 
@@ -80,31 +132,19 @@ def repro_under_way(
         part: the failing part.
         info: what it says about itself.
         signature: what was measured of it here.
+        begun: a run that was begun before; one of another repro is ended.
 
     Raises:
         ModelError: the part cannot be saved.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        made = Path(name).resolve() / "repro"
-        made.mkdir()
-        _write(made, part, info, signature)
-        process = _start(made) if info.emulated else None
-
-        def finish() -> Repro:
-            shown = (False, _ENGINE_ONLY, dict(signature))
-            shows, note, found = shown if process is None else _verify(process, signature)
-            if folder.exists():
-                shutil.move(folder, Path(name) / "old")
-            shutil.move(made, folder)
-            return Repro(folder, len(part.model.nodes), shows, found, note)
-
-        try:
-            yield finish
-        finally:
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.communicate()
+    if begun is not None and not begun.is_of(folder, part, info, signature):
+        begun.close()
+        begun = None
+    run = begun or ReproRun(folder, part, info, signature)
+    try:
+        yield partial(run.finish, info)
+    finally:
+        run.close()
 
 
 _ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machine with the GPU"
@@ -119,6 +159,11 @@ def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> N
         save_model(with_islands(part.model, info.precision), folder / "typed.onnx")
     _save_arrays(folder / "inputs.npz", part.feeds)
     _save_arrays(folder / "expected.npz", part.expected)
+    _write_about(folder, part, info, signature)
+    (folder / "repro.py").write_bytes(SCRIPT.read_bytes())
+
+
+def _write_about(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
     about = {
         "case": info.case,
         "what": info.what,
@@ -130,8 +175,7 @@ def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> N
         "nodes": [node.name for node in part.model.nodes],
         "signature": to_json(signature),
     }
-    (folder / "repro.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "repro.py").write_bytes(SCRIPT.read_bytes())
+    write_text(folder / "repro.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from harness.diagnosis.context import Context, Cure, Seen
-from harness.diagnosis.handover import core_of, shrink_emulated
+from harness.diagnosis.handover import begin_repro, core_of
 from harness.diagnosis.results import DiagnosisVerdict
 from harness.diagnosis.stages.attribution import conclude
 from harness.diagnosis.stages.observation import observed
@@ -31,4 +31,4 @@ def meanwhile(seen: Seen, context: Context, cure: Cure) -> None:
         effects = context.effects(seen.predicted.failing_sample)
         found, _ = conclude(replace(seen, cure=cure), subject, effects)
         if context.out is not None and found.verdict is DiagnosisVerdict.PRECISION:
-            shrink_emulated(context, core_of(subject, found), context.evaluator.failing_sample)
+            begin_repro(context, core_of(subject, found), context.out)
