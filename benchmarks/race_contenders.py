@@ -325,18 +325,21 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
         "summary": document["summary"],
         "origins": [origin["node"] for origin in document["origins"]],
         "confirmed": document["confirmed"],
-        "final_max_abs": max(
-            (
-                output["after"]["max_abs"]
-                for output in document["outputs"]
-                if document["after_on"] == document["candidate"]
-                and output["sample"] == 0
-                and "after" in output
-            ),
-            default=None,
-        ),
+        "final_max_abs": _left(document, "max_abs"),
+        "nrmse": _left(document, "nrmse"),
         "evidence": document["evidence"],
     }
+
+
+def _left(document: dict[str, Any], metric: str) -> float | None:
+    """What is left of an error on the engine with the cure, in the first sample."""
+    on_engine = document["after_on"] == document["candidate"]
+    left = [
+        output["after"][metric]
+        for output in document["outputs"]
+        if output["sample"] == 0 and "after" in output
+    ]
+    return max(left, default=None) if on_engine else None
 
 
 def _warm_main(case: Path, environment: str, row: Path) -> None:

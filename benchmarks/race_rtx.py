@@ -2,10 +2,11 @@
 
 polygraphy's `debug precision` sets layer precisions, which no strongly typed release has. So its bisection is played
 with its own loaders over typed graphs: the first (or last) k nodes of the graph in FP32 between Casts, every engine
-built in one process that stays, held against the gate and the inputs that harness uses. AutoCast's rules are what
-benchmarks.race_autocast keeps of ModelOpt's own, followed by one build and the check.
+built in one process that stays, held against the gate and the inputs that harness uses. AutoCast is ModelOpt's own,
+asked in the race by a Python that has it, or else what benchmarks.race_autocast keeps of it; one build and the check
+follow.
 
-    python -m benchmarks.race_rtx --env rtx-1.6 --out DIR [--model NAME]… [--total 290]
+    python -m benchmarks.race_rtx --env rtx-1.6 --out DIR [--model NAME]… [--modelopt PYTHON] [--total 290]
     python -m benchmarks.race_rtx --merge DIR
 
 Each result is written to DIR as soon as it is there, and is not raced for again. Counted are engine builds, wall
@@ -22,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.race_autocast import kept_by_autocast
+from benchmarks.race_autocast import choose, kept_by_autocast
 from benchmarks.race_contenders import Track, bench_of, cold, warm, work_folder, write_check
 from benchmarks.race_rtx_models import MODELS, write_case
 from benchmarks.race_typed_worker import ANSWER
@@ -131,11 +134,19 @@ def bisection(track: Track, direction: str) -> dict[str, Any]:
     }
 
 
-def autocast(track: Track) -> dict[str, Any]:
-    """The nodes that AutoCast keeps in FP32, in a typed graph that is built and checked once."""
-    found = kept_by_autocast(track.case.name.removesuffix(CASE_SUFFIX))
-    if found is None:
-        return {"skipped": "AutoCast was not asked, or failed: see benchmarks.race_autocast"}
+def ask_autocast(python: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What AutoCast keeps of each model: a process each, side by side, as each keeps one core busy."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(partial(choose, python), names), strict=True))
+
+
+def autocast(track: Track, asked_here: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The nodes that AutoCast keeps in FP32, `asked_here` or kept, in a typed graph that is built and checked once."""
+    name = track.case.name.removesuffix(CASE_SUFFIX)
+    found = kept_by_autocast(name) if asked_here is None else asked_here[name]
+    if found is None or "failure" in found:
+        return {"skipped": "AutoCast was not asked, or failed: see benchmarks.race_autocast", "said": found}
+    asked = found["seconds"] if asked_here is None else found["wall"]
     work = work_folder(track, "autocast")
     bench = bench_of(load_case(track.case))
     write_check(track, work)
@@ -147,8 +158,9 @@ def autocast(track: Track) -> dict[str, Any]:
     finally:
         typed.close()
     return {
-        "seconds": found["seconds"] + time.perf_counter() - start,
-        "seconds_of_autocast": found["seconds"],
+        "seconds": asked + time.perf_counter() - start,
+        "seconds_of_autocast": asked,
+        "asked_in_the_race": asked_here is not None,
         "finished": bool(checked["passed"]),
         "builds": 1,
         "kept_in_fp32": len(found["kept"]),
@@ -159,7 +171,8 @@ def autocast(track: Track) -> dict[str, Any]:
     }
 
 
-CONTENDERS = {
+Contender = Callable[[Track], dict[str, Any]]
+CONTENDERS: dict[str, Contender] = {
     "harness cold": cold,
     "harness warm": warm,
     "bisection forward": lambda track: bisection(track, "forward"),
@@ -242,8 +255,12 @@ def race(args: argparse.Namespace) -> int:
     """Race on the models that were asked for, and write each result to `args.out`."""
     environment = select(args.env, load())
     args.out.mkdir(parents=True, exist_ok=True)
+    contenders = dict(CONTENDERS)
     end = time.monotonic() + args.total
     for phase in _PHASES:
+        if args.modelopt and "AutoCast" in phase and (not args.contender or "AutoCast" in args.contender):
+            asked = ask_autocast(args.modelopt, args.model or list(MODELS))
+            contenders["AutoCast"] = partial(autocast, asked_here=asked)
         for name in args.model or MODELS:
             for who in phase:
                 path, left = result(args.out, name, who), end - time.monotonic()
@@ -254,7 +271,7 @@ def race(args: argparse.Namespace) -> int:
                     continue
                 with track_of(name, args.out, environment, min(LIMIT, left)) as track:
                     try:
-                        row = CONTENDERS[who](track)
+                        row = contenders[who](track)
                     except Exception as error:  # the others are worth having
                         row = {"error": f"{type(error).__name__}: {error}"}
                 document = {"model": name, "contender": who, "env": args.env, "row": row}
@@ -295,7 +312,7 @@ def table(models: dict[str, dict[str, Any]]) -> list[str]:
                 _cell(row.get("seconds"), ".1f"),
                 _kept(row),
                 _cell(measured.get("nrmse", row.get("nrmse")), ".2g"),
-                _cell(measured.get("ratio"), ".2f"),
+                _cell(measured.get("ratio", (row.get("price") or {}).get("ratio")), ".2f"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -342,6 +359,7 @@ def main() -> int:
     parser.add_argument(
         "--contender", action="append", choices=list(CONTENDERS), help="may be repeated (all)"
     )
+    parser.add_argument("--modelopt", metavar="PYTHON", help="has ModelOpt: ask its AutoCast in the race")
     parser.add_argument("--total", type=float, default=290, help="seconds for all (290)")
     parser.add_argument("--out", type=Path, help="folder of the results; with --merge, the file")
     parser.add_argument(
