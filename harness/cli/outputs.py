@@ -144,7 +144,7 @@ class Outputs:
 
         Args:
             document: the document as it would be if the command ended here.
-            at_once: write it now.
+            at_once: do not wait for the time.
 
         Raises:
             UsageError: the file cannot be written.
@@ -169,13 +169,8 @@ class Outputs:
     ) -> None:
         """Write every file, each at once or not at all. An argument is called once, and only if its file was named.
 
-        Args:
-            document: what JSON is made from.
-            page: makes the page.
-            summary: makes the Markdown.
-            table: makes the rows of tables.
-            draw: draws to the picture or the folder of pictures.
-            save: writes the file of tensors.
+        `document` makes what JSON is made from, `draw` gets the picture or the folder of pictures, `save` the file of
+        tensors.
 
         Raises:
             UsageError: a file cannot be written.

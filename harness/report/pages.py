@@ -30,13 +30,8 @@ class _Script:
 
 
 def render_page(template: str, *, scripts: tuple[str, ...] = (), **values: Any) -> str:
-    """The page that `template` makes of `values`, and of the time at which it is `made`.
-
-    Args:
-        template: its file in `templates/`.
-        scripts: files in `templates/`, besides that of all pages.
-        values: what the template shows.
-    """
+    """The page that `template` makes of `values`, and of the time at which it is `made`. It and `scripts`, besides that
+    of all pages, are files in `templates/`."""
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     loaded = [_script(name) for name in ("page.js", *scripts)]
     return _environment().get_template(template).render(made=made, scripts=loaded, **values)

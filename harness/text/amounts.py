@@ -13,9 +13,7 @@ _PLAIN_RATIOS = (0.1, 1000.0)
 def number(value: float | None, digits: int = 2) -> str:
     """A metric in few characters: `1.2e-7`, `0.016`, `131`, `inf`; a dash where there is none.
 
-    Args:
-        value: the metric.
-        digits: significant digits of what has a power of ten; others have one more.
+    What has a power of ten has so many significant digits, others one more.
     """
     if value is None:
         return "–"
@@ -36,11 +34,8 @@ def numbers(value: float, other: float) -> tuple[str, str]:
 def magnitude(value: float, digits: int = 2) -> str:
     """A value of a tensor in few characters: `65504`, `3.1e3`, `0.98`, `6e-8`, `inf`.
 
-    Whole numbers below 1e5 stay as they are, since limits of dtypes are known by their digits.
-
-    Args:
-        value: the value.
-        digits: significant digits of what has a power of ten.
+    Whole numbers below 1e5 stay as they are, since limits of dtypes are known by their digits. What has a power of ten
+    has so many significant digits.
     """
     if not math.isfinite(value):
         return _not_finite(value)
@@ -57,11 +52,9 @@ def magnitudes(value: float, other: float) -> tuple[str, str]:
 
 
 def bound(value: float, *, least: bool = False) -> str:
-    """A limit that a user is to type, as `magnitude` has it, rounded to the safe side: `3.3e38` for 3.3895e38.
+    """A positive limit that a user is to type, as `magnitude` has it, rounded to the safe side: `3.3e38` for 3.3895e38.
 
-    Args:
-        value: the limit, positive.
-        least: it is the smallest that will do, not the largest: it is rounded up rather than down.
+    The `least` that will do is rounded up, the largest down.
     """
     rounding = decimal.ROUND_UP if least else decimal.ROUND_DOWN
     return magnitude(float(decimal.Context(prec=2, rounding=rounding).create_decimal_from_float(value)))

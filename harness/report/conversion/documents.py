@@ -21,12 +21,7 @@ COLOURS = {
 
 
 def check_page(report: CheckReport, *, kernels: bool = False) -> str:
-    """The report as an HTML page.
-
-    Args:
-        report: what was found.
-        kernels: draw the kernels of each engine.
-    """
+    """The report as an HTML page; with `kernels` those of each engine are drawn."""
     return render_page(
         "check.html.j2",
         scripts=("kernels.js",) if kernels else (),

@@ -21,14 +21,7 @@ _STYLES = {"bad": "bold red", "calm": "bold yellow", "good": "bold green"}
 def print_drift(
     console: Console, report: DriftReport, *, brief: bool = False, seconds: float | None = None
 ) -> None:
-    """Print the table of runs, what moved and where it starts, and the summary.
-
-    Args:
-        console: where to print.
-        report: the drift.
-        brief: leave out the table.
-        seconds: how long it took.
-    """
+    """Print the table of runs, unless `brief`, what moved and where it starts, and the summary; it took `seconds`."""
     plain = is_plain(console)
     if not brief:
         console.print(_table(report, console.width, plain))

@@ -51,12 +51,7 @@ class _Tile:
 
 
 def drift_page(report: DriftReport, *, seconds: float | None = None) -> str:
-    """The report as an HTML page.
-
-    Args:
-        report: the drift.
-        seconds: how long it took.
-    """
+    """The report as an HTML page; the drift took `seconds`."""
     ordered = report.worst_first()
     remarkable = [run for run in ordered if is_remarkable(run)]
     groups = _groups(report, remarkable[:MOST_SECTIONS], ordered)

@@ -73,12 +73,8 @@ def fails(run: RunDrift) -> bool:
 
 
 def remarks(run: RunDrift, *, brief: bool = False) -> tuple[str, ...]:
-    """What is to be known beside the verdict: that it fails, that the builds of a release compute differently.
-
-    Args:
-        run: the run.
-        brief: in as few words as a terminal has room for: `xfail on both`.
-    """
+    """What is to be known beside the verdict: that it fails, that the builds of a release compute differently; `brief`
+    in as few words as a terminal has room for: `xfail on both`."""
     texts = []
     if fails(run):
         where = "on both" if run.builds.fails_on is FailsOn.BOTH else "on the newer"

@@ -64,9 +64,7 @@ MOST_HEADROOM = 1e4  # and multiples of the largest number beyond this one at th
 def error_growth(result: RunResult, *, note: str = "") -> Figure:
     """The error-growth picture of one run as a matplotlib figure, for any number of layers.
 
-    Args:
-        result: the run.
-        note: what else the title says of it: `4 nodes in FP32`.
+    `note` is what else the title says of it: `4 nodes in FP32`.
 
     Raises:
         UsageError: the run observed no layers.

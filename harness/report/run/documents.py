@@ -42,12 +42,7 @@ class _Section:
 
 
 def run_page(report: RunReport, *, seconds: float | None = None) -> str:
-    """The report as an HTML page.
-
-    Args:
-        report: the runs.
-        seconds: how long they took.
-    """
+    """The report as an HTML page; the runs took `seconds`."""
     anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
     brief = len(report.results) > MOST_DETAILED
     alike = view.alike(view.worst_first(report.results), numbers=True)

@@ -155,11 +155,8 @@ def alike(results: Iterable[RunResult], *, numbers: bool = False) -> tuple[tuple
     """The runs in groups of which one explanation holds, else each alone.
 
     These are runs that ended with the same error, and those of a case that fail at any precision, as its file itself is
-    at fault, or another shape.
-
-    Args:
-        results: the runs.
-        numbers: outputs and layers are shown, too, which only those that ended with an error do not have.
+    at fault, or another shape. With `numbers` outputs and layers are shown, too, which only those that ended with an
+    error do not have.
     """
     groups: dict[object, list[RunResult]] = {}
     for result in results:
@@ -173,13 +170,8 @@ def alike(results: Iterable[RunResult], *, numbers: bool = False) -> tuple[tuple
 
 
 def remarks(report: RunReport, told: Sequence[RunResult], *, ties: bool = True) -> list[tuple[str, str, str]]:
-    """What the other runs than those of `told` have to say all the same: label, cases and text, each text once.
-
-    Args:
-        report: the runs.
-        told: the runs that are explained.
-        ties: near ties are no part of a reason that is shown.
-    """
+    """What the other runs than those of `told`, which are explained, have to say all the same: label, cases and text,
+    each text once. Near ties are left out where they are part of a reason that is shown, without `ties`."""
     others = [result for result in report.results if not any(result is other for other in told)]
     found = [
         ("warning", [(warning, result.case) for result in others for warning in result.warnings]),
@@ -219,12 +211,7 @@ def worst_error(result: RunResult) -> float | None:
 
 
 def explain(result: RunResult, *others: RunResult) -> Explanation:
-    """Say what is wrong with a run, where it starts, and which command goes deeper.
-
-    Args:
-        result: the run.
-        others: runs of which the same holds.
-    """
+    """What is wrong with a run, and with `others` alike, where it starts, and which command goes deeper."""
     statements = []
     if others and result.error is not None:
         titles = dict.fromkeys(title(each) for each in (result, *others))
