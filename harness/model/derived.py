@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from harness.errors import ModelError
-from harness.model.analysis import STEERING_INPUTS, held
+from harness.model.analysis import STEERING_INPUTS, element_type, held
 from harness.model.lowering import units_of
 from harness.model.model import LARGE_BYTES, Model, own_type
 from harness.model.names import bodies_of, name_nodes
@@ -61,7 +61,11 @@ def extract(
         graph.inputs.remove(value)
     for value in (*graph.inputs, *graph.outputs):
         key = str(value.name)
-        _declare(value, model, (shapes or {}).get(key) or (None if value.shape else model.shapes.get(key)))
+        if value.dtype is None and key in model.dtypes:
+            value.dtype = ir.DataType(element_type(model.dtypes[key]))
+        shape = (shapes or {}).get(key) or (None if value.shape else model.shapes.get(key))
+        if shape is not None:
+            value.shape = ir.Shape(shape)
     label = name or f"{model.name}-{outputs[0]}"
     graph.name = label
     cut = ir.Model(
@@ -72,16 +76,6 @@ def extract(
     )
     digest = hashlib.sha256(f"{model.sha256} {sorted(inputs)} {list(outputs)}".encode()).hexdigest()
     return Model(cut, name=label, sha256=digest, operators=model.operators)
-
-
-def _declare(value: ir.Value, model: Model, shape: Shape | None) -> None:
-    if value.dtype is None and (dtype := model.dtypes.get(str(value.name))) is not None:
-        value.dtype = ir.DataType[_ENUM_NAMES.get(dtype, dtype.upper())]
-    if shape is not None:
-        value.shape = ir.Shape(shape)
-
-
-_ENUM_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 
 
 def with_islands(

@@ -152,12 +152,13 @@ class _Matching:
             if node.op not in LOOKED_THROUGH and self.taken.isdisjoint(node.outputs):
                 waiting[node.op, self.its.reads(node)].append(node)
         for node in self.mine.nodes:
-            if node.op in LOOKED_THROUGH or self._is_known(node):
+            if node.op in LOOKED_THROUGH or any(name in self.known for name in node.outputs):
                 continue
             reads = tuple(self.known.get(name, "") for name in self.mine.reads(node))
             alike = waiting.get((node.op, reads), [])
             if alike and all(reads):
-                self._pair_outputs(node, alike.pop(0))
+                for mine, its in zip(node.outputs, alike.pop(0).outputs, strict=False):
+                    self.pair(mine, its, PairedBy.POSITION)
 
     def backwards(self) -> None:
         """Pair what two paired nodes of one operator read."""
@@ -185,13 +186,6 @@ class _Matching:
                 self.found.setdefault(source, (other, PairedBy.POSITION))
         for name in self.folded:
             self.found.pop(name, None)
-
-    def _pair_outputs(self, node: NodeInfo, other: NodeInfo) -> None:
-        for mine, its in zip(node.outputs, other.outputs, strict=False):
-            self.pair(mine, its, PairedBy.POSITION)
-
-    def _is_known(self, node: NodeInfo) -> bool:
-        return any(name in self.known for name in node.outputs)
 
     def _alike(self, mine: str, its: str) -> bool:
         """Whether the shapes of two tensors agree, as far as they are known."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from harness.case import DrawnFill, IntegersFill, MaskFill, PositionsFill
 from harness.model.analysis import all_nodes
 from harness.model.model import Model
+from harness.model.own_roundings import Constants
 
 MOVERS = frozenset(
     {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Slice", "Flatten", "Transpose"}
@@ -52,6 +51,7 @@ def guess_fills(model: Model) -> dict[str, DrawnFill]:
 class _Uses:
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._constants = Constants(model.ir)
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in all_nodes(model.skeleton.graph):
             for place, name in enumerate(node.input):
@@ -93,9 +93,8 @@ class _Uses:
                 rows = shape[axis] if shape and node.input[0] in self.model.ir.graph.initializers else None
                 found += [rows] if isinstance(rows, int) and rows > 0 else []
             elif node.op_type == "OneHot" and place == 0:
-                depth = self.model.ir.graph.initializers.get(node.input[1])
-                if depth is not None and depth.const_value is not None:
-                    found.append(int(depth.const_value.numpy().reshape(-1)[0]))
+                depth = self._number(node.input[1])
+                found += [] if depth is None else [int(depth)]
         return min(found, default=None)
 
     def _turns(self, name: str) -> bool:
@@ -145,23 +144,7 @@ class _Uses:
     def _number(self, name: str) -> float | None:
         """The value of a constant that is one number; None of others."""
         value = self._constants.get(name)
-        if value is None:
-            return None
-        array = value.numpy()
-        return float(np.asarray(array, np.float64).reshape(())) if array.size == 1 else None
-
-    @cached_property
-    def _constants(self) -> dict[str, ir.TensorProtocol]:
-        found = {
-            name: value.const_value
-            for name, value in self.model.ir.graph.initializers.items()
-            if value.const_value is not None
-        }
-        for node in self.model.ir.graph:
-            tensor = ir.convenience.get_const_tensor(node.outputs[0]) if node.op_type == "Constant" else None
-            if tensor is not None:
-                found[str(node.outputs[0].name)] = tensor
-        return found
+        return float(value.astype(np.float64).reshape(())) if value is not None and value.size == 1 else None
 
     def _selects(self, name: str) -> bool:
         """Whether the input chooses, or is turned into 1 - mask or compared with 0 before it does."""

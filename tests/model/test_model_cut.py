@@ -196,3 +196,16 @@ def test_fp32_and_tf32_have_no_type_of_their_own() -> None:
 def test_an_island_must_be_a_node() -> None:
     with pytest.raises(NothingSelectedError, match="did you mean"):
         with_islands(load_model(norm_chain()), Precision.FP16, ["prj"])
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.BFLOAT16])
+def test_a_part_may_begin_at_a_tensor_of_any_dtype(kind: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["low"], "lower", to=kind),
+        helper.make_node("Cast", ["low"], ["y"], "raise", to=TensorProto.FLOAT),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "casts", values[:1], values[1:])
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+    (begins,) = extract(model, ["low"], ["y"]).inputs
+    assert begins.dtype == np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name
