@@ -102,7 +102,7 @@ def test_a_failure_prints_table_origin_and_next_command_and_no_traceback(pyteste
             "output *nrmse *max abs *gates*",
             "y * 30 *nrmse inf > 0.01",
             "origin  node square (Mul): 30 of 32 elements overflow*",
-            "deeper  harness * cases/failing.case.yaml --precision fp16*",
+            "next    harness * cases/failing.case.yaml --precision fp16*",
         ]
     )
     text = result.stdout.str()
@@ -313,7 +313,7 @@ def test_xdist_runs_the_same_items_with_the_same_reports(pytester, cases) -> Non
     )
     result = pytester.runpytest("cases", "-n", "2", "--dist", "loadscope", "-rA")
     result.assert_outcomes(passed=5, failed=1, xfailed=1)
-    result.stdout.fnmatch_lines(["*failing at fp16*", "origin  node square (Mul)*", "deeper  harness *"])
+    result.stdout.fnmatch_lines(["*failing at fp16*", "origin  node square (Mul)*", "next    harness *"])
     result.stdout.fnmatch_lines(["FAILED cases/failing.case.yaml::fp16 - RunFailed: y: 30 of 32*"])
     lines = set((pytester.path / "workers").read_text().splitlines())
     assert len(lines) == 3, "the runs of a case share a worker"
@@ -384,7 +384,7 @@ def test_golden_references_are_written_checked_and_pruned(pytester, cases) -> No
     result = pytester.runpytest("cases")
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(["*the reference is not the golden one any more*"])
-    result.stdout.fnmatch_lines(["deeper  harness run cases/clean.case.yaml --golden-update"])
+    result.stdout.fnmatch_lines(["next  harness run cases/clean.case.yaml --golden-update"])
 
     pytester.runpytest("cases", "--golden-update").assert_outcomes(passed=3)
     pytester.runpytest("cases").assert_outcomes(passed=3)

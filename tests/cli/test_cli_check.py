@@ -35,7 +35,7 @@ def test_the_status_says_whether_something_stands_in_the_way(capsys: pytest.Capt
     assert "NOT BUILT topk-limit top (TopK): K is limited to 3840" in said
     assert "harness env add rtx" in said
     assert main(["check", write("small.onnx", 40)]) == 0
-    assert "nothing is known against 1 model" in capsys.readouterr().out
+    assert "there is no known problem in 1 model" in capsys.readouterr().out
 
 
 def test_risks_are_counted_where_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:

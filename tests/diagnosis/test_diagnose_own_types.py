@@ -45,7 +45,7 @@ def test_a_file_whose_own_float16_overflows_is_itself_to_blame(tmp_path: Path, p
     assert diagnosis.summary.startswith(summary)
     assert diagnosis.advice[0].startswith("change the file: ")
     assert "around sq." in diagnosis.advice[0]
-    assert meaning(diagnosis) == "roundings that the file itself writes down make its outputs wrong"
+    assert meaning(diagnosis) == "roundings in the file itself make its outputs wrong"
     assert diagnosis.to_dict()["own_types"]
 
 

@@ -73,7 +73,7 @@ def test_the_last_line_is_the_summary(mixed) -> None:
 def test_expected_failures_are_shown_calmly(make_report, make_result) -> None:
     text = printed(make_report(make_result(Verdict.XFAIL)), terminal=True)
     assert "xfail" in text
-    assert "deeper" not in text
+    assert "next " not in text
     assert "31m" not in text, "nothing is red"
 
 
@@ -90,8 +90,8 @@ def test_no_line_but_a_command_is_wider_than_the_terminal(mixed, width: int) -> 
 
 
 def test_a_command_is_never_wrapped_because_it_could_not_be_pasted(mixed) -> None:
-    (command,) = [line for line in printed(mixed, width=40).splitlines() if "deeper" in line]
-    assert re.search(r"deeper +harness \w+ cases/rmsnorm-overflow.case.yaml --precision fp16", command)
+    (command,) = [line for line in printed(mixed, width=40).splitlines() if line.lstrip().startswith("next ")]
+    assert re.search(r"next +harness \w+ cases/rmsnorm-overflow.case.yaml --precision fp16", command)
 
 
 def test_eighty_columns_hold_every_verdict(mixed) -> None:
@@ -171,7 +171,7 @@ def test_a_failure_for_pytest_is_plain_and_short(make_result, make_output) -> No
     assert text.index("y11") < text.index("y0"), "what fails comes first"
     assert "and 4 more" in text
     assert "b7_sq" in text
-    assert text.splitlines()[-1].startswith("deeper")
+    assert text.splitlines()[-1].startswith("next ")
     assert all(line == line.rstrip() for line in text.splitlines())
 
 

@@ -19,7 +19,7 @@ def test_the_summary_counts_each_kind_of_verdict(make_report, make_result) -> No
     runs = [make_result(verdict, case=f"c{place}") for place, verdict in enumerate(Verdict)]
     assert summary(make_report(*runs), 18.2) == (
         "6 cases, 6 runs: 1 pass, 1 failed as expected, 1 skipped, 1 FAILED, "
-        "1 passed against expectation, 1 could not be judged, 18 s"
+        "1 passed unexpectedly, 1 could not be judged, 18 s"
     )
 
 

@@ -80,8 +80,8 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
     if result.error is not None:
         say(console, "  ", view.ERROR.styled(plain=plain))
     elif not result.environments and not result.findings:
-        say(console, "  ", ("+" if plain else "✓", "green"), " no rule speaks against it")
-    shown_labels = _DETAILS if result.environments else {*_DETAILS, "holds of"}
+        say(console, "  ", ("+" if plain else "✓", "green"), " no rule objects to it")
+    shown_labels = _DETAILS if result.environments else {*_DETAILS, "applies to"}
     found = view.rows(result)
     for row in found if details else found[:MOST_FINDINGS]:
         look = view.LOOKS[row.finding.kind]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from harness.conversion import EnvironmentResult
-from harness.worker.protocol import Kernel
+from harness.worker.protocol import Kernel, KernelTensor
 
 BLOCK = 24
 """So many kernels make a block where names tell of none."""
@@ -35,8 +35,8 @@ def picture_data(result: EnvironmentResult) -> str:
                 "name": kernel.name,
                 "dtype": _dtype(kernel),
                 "nodes": [[name, ops.get(name, "")] for name in kernel.onnx_nodes],
-                "reads": [_tensor(tensor.name, tensor.dtype, tensor.shape) for tensor in kernel.inputs],
-                "writes": [_tensor(tensor.name, tensor.dtype, tensor.shape) for tensor in kernel.outputs],
+                "reads": list(map(_tensor, kernel.inputs)),
+                "writes": list(map(_tensor, kernel.outputs)),
                 "wrong": bool(wrong.intersection(kernel.onnx_nodes)),
                 **({} if times is None else {"ms": times.kernel_ms[number]}),
             }
@@ -55,8 +55,9 @@ def _dtype(kernel: Kernel) -> str:
     return next((dtype for dtype in order if dtype in found), "other")
 
 
-def _tensor(name: str, dtype: str | None, shape: tuple[int, ...]) -> str:
-    return f"{name} {dtype or '?'}[{', '.join('?' if size < 0 else str(size) for size in shape)}]"
+def _tensor(tensor: KernelTensor) -> str:
+    sizes = ("?" if size < 0 else str(size) for size in tensor.shape)
+    return f"{tensor.name} {tensor.dtype or '?'}[{', '.join(sizes)}]"
 
 
 def _blocks(kernels: tuple[Kernel, ...]) -> Iterator[list[object]]:

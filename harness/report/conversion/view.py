@@ -166,12 +166,12 @@ def statements(row: Row) -> Iterator[Statement]:
     if finding.is_not_asked:
         yield Statement("by", "the rules, not asked of the compiler")
     if finding.alone is False:
-        yield Statement("alone", "by itself it builds: it fails together with what stands before it")
+        yield Statement("alone", "it builds by itself, and fails together with the nodes before it")
     for line in finding.evidence[-MOST_EVIDENCE:]:
         if line not in finding.said:
             yield Statement("log", " ".join(line.split()))
     ranges = names(map(range_text, finding.releases))
-    for label, text in (("try", finding.advice), ("holds of", ranges), ("source", finding.source)):
+    for label, text in (("try", finding.advice), ("applies to", ranges), ("source", finding.source)):
         if text:
             yield Statement(label, text)
 
@@ -236,7 +236,7 @@ def outcome_text(result: EnvironmentResult) -> str:
         kernels = "" if report.kernels is None else f": {plural(len(report.kernels.kernels), 'kernel')}"
         different = sum(finding.kind is Kind.DIFFERENT for finding in result.findings)
         text = f"builds{kernels}, compiled in {duration(report.parse_seconds + report.build_seconds)}"
-        return f"{text}; {plural(different, 'node')} computed otherwise" if different else text
+        return f"{text}; {plural(different, 'node')} computed differently" if different else text
     not_asked = sum(finding.is_not_asked for finding in result.findings)
     stops = (Kind.REFUSED, Kind.NOT_BUILT)
     stopped = sum(finding.kind in stops for finding in result.findings) - not_asked
@@ -256,7 +256,7 @@ def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -
         return OUTCOMES[environment.outcome]
     if result.error is not None:
         return ERROR
-    nothing = Look("✓", "+", "nothing known against it", "green", "good", 0)
+    nothing = Look("✓", "+", "no known problem", "green", "good", 0)
     looks = (LOOKS[finding.kind] for finding in result.findings)
     return max(looks, key=lambda look: look.severity, default=nothing)
 
@@ -307,7 +307,7 @@ def _answer(report: CheckReport) -> str:
         if not stopped + different:
             minor = [finding.kind for result in results for finding in result.findings]
             if not minor:
-                return f"By the rules, nothing is known against {count}"
+                return f"By the rules, there is no known problem in {count}"
             each = {"risk": minor.count(Kind.RISKY), "improvement": minor.count(Kind.IMPROVABLE)}
             known = " and ".join(plural(number, word) for word, number in each.items() if number)
             return f"By the rules, nothing fails in {count}: {known}"
@@ -348,7 +348,9 @@ def advice(report: CheckReport) -> str:
     if curable := names(_curable(report)):
         texts.append(f"There are cures for {curable}: `--fix OUT.onnx` writes those that it can prove.")
     if not any(each.environments for each in report.results):
-        texts.append(f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`.")
+        texts.append(
+            f"Only the rules were asked. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`."
+        )
     return " ".join(texts)
 
 
@@ -435,7 +437,7 @@ def movement_text(result: EnvironmentResult) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two engines, and the nodes that became something else."""
+    """Two engines, and the nodes that changed."""
 
     before: str
     after: str
@@ -443,8 +445,8 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """`m on one → m on two: 10 nodes became something else`."""
-        return f"{self.before} → {self.after}: {plural(len(self.changes), 'node')} became something else"
+        """`m on one → m on two: 10 nodes changed`."""
+        return f"{self.before} → {self.after}: {plural(len(self.changes), 'node')} changed"
 
     def lines(self, most: int | None = None) -> Iterator[str]:
         """What became of each, of `most` at most; what only one of the engines has stands in one line."""

@@ -159,12 +159,9 @@ def structure_table(runs: Sequence[RunDrift], most: int) -> Table:
 def engines_table(report: DriftReport) -> Table:
     """Latency, size and build time, those that changed beyond noise first."""
     tones = {Trend.MORE: "bad", Trend.LESS: "good", Trend.WITHIN_NOISE: "quiet", Trend.SAME: "quiet"}
-    order = {Trend.MORE: 0, Trend.LESS: 1, Trend.WITHIN_NOISE: 2, Trend.SAME: 3}
-    several = len(report.newer) > 1
-    columns = (
-        *("trend", "quantity", "case", "precision", *(["release"] if several else [])),
-        *("older", "newer", "newer / older", "noise ±"),
-    )
+    order = {trend: place for place, trend in enumerate(tones)}
+    several, numbers = len(report.newer) > 1, ("older", "newer", "newer / older", "noise ±")
+    columns = ("trend", "quantity", "case", "precision", *(["release"] if several else []), *numbers)
     rows = []
     for row in sorted(compared_engines(report.engines), key=lambda row: order[row.trend]):
         rows.append(
@@ -180,7 +177,7 @@ def engines_table(report: DriftReport) -> Table:
                 _quantity(row.noise, row.unit),
             )
         )
-    return Table(columns, frozenset({"older", "newer", "newer / older", "noise ±"}), tuple(rows))
+    return Table(columns, frozenset(numbers), tuple(rows))
 
 
 def change_text(old: float, new: float) -> str:

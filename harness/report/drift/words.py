@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from harness.history import (
@@ -150,8 +150,7 @@ def answer(report: DriftReport) -> str:
 def _stopped_on(report: DriftReport) -> str:
     """`on old`: the releases that kept runs from being judged."""
     failed = {error.release for run in report.runs for error in run.errors}
-    found = [name for name in report.releases if name in failed]
-    return f"on {' and '.join(short(name, 28) for name in found)}" if found else ""
+    return _on(name for name in report.releases if name in failed)
 
 
 def tone_of(report: DriftReport) -> str:
@@ -178,26 +177,29 @@ def _failing(report: DriftReport) -> list[str]:
     texts = []
     total, expected = standing_failures(report)
     if total:
-        some = "as expected" if expected == total else f"{expected} of them as expected" if expected else ""
-        texts.append(
-            f"{plural(total, 'run')} {'fails' if total == 1 else 'fail'} {both_sides(report)}"
-            + (f", {some}" if some else "")
+        some = (
+            ", as expected" if expected == total else f", {expected} of them as expected" if expected else ""
         )
-    newer = sum(
-        bool(fails(run)) and run.builds.fails_on is FailsOn.NEWER and run.status is DriftStatus.PASS
-        for run in report.runs
-    )
-    if newer:
-        texts.append(
-            f"{plural(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer release without a regression"
-        )
+        texts.append(f"{_failed(total)} {both_sides(report)}{some}")
+    passing = [run for run in report.runs if run.status is DriftStatus.PASS and fails(run)]
+    if newer := sum(run.builds.fails_on is FailsOn.NEWER for run in passing):
+        texts.append(f"{_failed(newer)} on the newer release without a regression")
     return texts
+
+
+def _failed(runs: int) -> str:
+    return f"{plural(runs, 'run')} {'fails' if runs == 1 else 'fail'}"
 
 
 def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
     """`on new`: the newer releases that `runs` are of."""
     found = {run.new for run in runs} or set(report.newer)
-    return f"on {' and '.join(short(name, 28) for name in report.newer if name in found)}"
+    return _on(name for name in report.newer if name in found)
+
+
+def _on(releases: Iterable[str]) -> str:
+    names = " and ".join(short(name, 28) for name in releases)
+    return f"on {names}" if names else ""
 
 
 def _stale(report: DriftReport, stale: Sequence[RunDrift]) -> str:

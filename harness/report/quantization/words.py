@@ -195,7 +195,7 @@ def _beside(found: QuantizationDiagnosis) -> list[str]:
     if found.misplaced:
         listed = names((each.pair for each in found.misplaced), MOST)
         texts.append(
-            f"no product reads {listed} quantised: TensorRT has no use for a pair there, and it parts kernels"
+            f"no product reads {listed} quantised: TensorRT has no use for a pair there, and it splits kernels"
         )
     return texts
 

@@ -130,7 +130,7 @@ def print_run(console: Console, result: RunResult, *others: RunResult, details: 
     verdict, reason = look.styled(plain=is_plain(console)), explanation.reason and f": {explanation.reason}"
     console.print(Text.assemble(verdict, " ", (explanation.subject, "bold"), reason))
     if look.tone in EXPLAINED:
-        print_explanation(console, explanation, "deeper", indent=2)
+        print_explanation(console, explanation, "next", indent=2)
     if not details:
         return
     if result.outputs:
@@ -193,7 +193,7 @@ def failure_text(result: RunResult, *, width: int) -> str:
         console.print()
     else:
         console.print(Text(result.reason))
-    print_explanation(console, explain(result), "deeper")
+    print_explanation(console, explain(result), "next")
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 

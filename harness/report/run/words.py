@@ -23,7 +23,7 @@ _COUNTED = {
     Verdict.XFAIL: "failed as expected",
     Verdict.SKIP: "skipped",
     Verdict.FAIL: "FAILED",
-    Verdict.XPASS: "passed against expectation",
+    Verdict.XPASS: "passed unexpectedly",
     Verdict.ERROR: "could not be judged",
 }
 
