@@ -192,6 +192,23 @@ def read(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
+def attributes_but(node: ir.Node, *names: str) -> dict[str, ir.Attr]:
+    """The attributes of `node` without some."""
+    return {name: attribute for name, attribute in node.attributes.items() if name not in names}
+
+
+def steps_of(node: ir.Node, axes: int) -> tuple[list[int], list[int], list[int]]:
+    """The strides and dilations of a window over so many axes, and its pads: the beginnings, then the ends."""
+    found = (node.attributes.get_ints(name) for name in ("strides", "dilations", "pads"))
+    strides, dilations, pads = (None if each is None else list(each) for each in found)
+    return strides or [1] * axes, dilations or [1] * axes, pads or [0] * 2 * axes
+
+
+def along(axis: int, axes: int) -> list[int]:
+    """The shape of what has a value for each place of an axis of `axes`."""
+    return [-1 if each == axis else 1 for each in range(axes)]
+
+
 class Inapplicable(Exception):
     """A cure does not apply, for a reason.
 

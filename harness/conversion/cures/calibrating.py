@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from harness.backends import Reference
-from harness.conversion.cures.building import Inapplicable, constant_of, given
+from harness.conversion.cures.building import Inapplicable, along, constant_of, given
 from harness.conversion.cures.cure import Feeds, Transformed
 from harness.model import Model, add_constant
 
@@ -52,7 +52,7 @@ class _Product:
     @property
     def along(self) -> list[int]:
         """The shape of what has a value for each output."""
-        return [-1 if each == self.axis else 1 for each in range(self.integers.ndim)]
+        return along(self.axis, self.integers.ndim)
 
 
 def static_scales(model: Model, feeds: Sequence[Feeds]) -> Transformed | None:
@@ -114,8 +114,8 @@ def _product(quantizer: ir.Node, node: ir.Node) -> _Product | None:
     if scale is None or cast.attributes.get_int("to", 0) != int(ir.DataType.FLOAT):
         return None
     axis = 0 if node.op_type == "ConvInteger" else weight.ndim - 1
-    along = [-1 if each == axis else 1 for each in range(weight.ndim)]
-    parts = [np.asarray(each, np.float32).reshape(along) for each in (0 if zero is None else zero, scale)]
+    shape = along(axis, weight.ndim)
+    parts = [np.asarray(each, np.float32).reshape(shape) for each in (0 if zero is None else zero, scale)]
     if any(part.size not in (1, weight.shape[axis]) for part in parts):
         return None
     steps = np.broadcast_to(parts[1].reshape(-1), weight.shape[axis : axis + 1])

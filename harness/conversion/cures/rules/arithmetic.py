@@ -9,6 +9,7 @@ from harness.conversion.cures.building import (
     Inapplicable,
     Ops,
     Size,
+    attributes_but,
     given,
     known_sizes,
     needed_constant,
@@ -151,7 +152,6 @@ def batch_first(ops: Ops, node: ir.Node) -> list[ir.Value] | None:
     for position in (0, 5, 6):  # the data and the first states
         if position < len(inputs) and inputs[position] is not None:
             inputs[position] = ops.Transpose(inputs[position], perm=[1, 0, 2])
-    attributes = {name: each for name, each in node.attributes.items() if name != "layout"}
-    found = ops.outputs(node.op_type, len(node.outputs), *inputs, **attributes)
+    found = ops.outputs(node.op_type, len(node.outputs), *inputs, **attributes_but(node, "layout"))
     orders = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
     return [ops.Transpose(value, perm=order) for value, order in zip(found, orders, strict=False)]

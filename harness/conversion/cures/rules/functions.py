@@ -210,21 +210,13 @@ def _turn_by_turn(node: onnx.NodeProto, turns: int) -> list[onnx.NodeProto]:
     values = list(carried)
     for turn in range(turns):
         prefix = f"{node.name}/{turn}/"
-        number = onnx.numpy_helper.from_array(np.array(turn, np.int64), "number")
-        written.append(
-            onnx.helper.make_node("Constant", [], [f"{prefix}turn"], f"{prefix}turn", value=number)
-        )
+        written.append(_constant(f"{prefix}turn", np.array(turn, np.int64)))
+        written.append(_constant(f"{prefix}goes_on", np.array(True)))
         names = dict(zip([value.name for value in body.input[2:]], values, strict=True))
         names |= {body.input[0].name: f"{prefix}turn", body.input[1].name: f"{prefix}goes_on"}
-        yes = onnx.numpy_helper.from_array(np.array(True), "yes")
-        written.append(
-            onnx.helper.make_node("Constant", [], [f"{prefix}goes_on"], f"{prefix}goes_on", value=yes)
-        )
         for tensor in body.initializer:
             names[tensor.name] = f"{prefix}{tensor.name}"
-            written.append(
-                onnx.helper.make_node("Constant", [], [names[tensor.name]], names[tensor.name], value=tensor)
-            )
+            written.append(_constant(names[tensor.name], tensor))
         for inner in body.node:
             names |= {name: f"{prefix}{name}" for name in inner.output if name}
             written.append(_renamed(inner, names, prefix))
@@ -232,10 +224,7 @@ def _turn_by_turn(node: onnx.NodeProto, turns: int) -> list[onnx.NodeProto]:
         values = results[: len(carried)]
         for rows, result in zip(collected, results[len(carried) :], strict=True):
             rows.append(f"{prefix}{result}/row")
-            axes = onnx.numpy_helper.from_array(np.array([0], np.int64), "axes")
-            written.append(
-                onnx.helper.make_node("Constant", [], [f"{rows[-1]}/axes"], f"{rows[-1]}/axes", value=axes)
-            )
+            written.append(_constant(f"{rows[-1]}/axes", np.array([0], np.int64)))
             written.append(
                 onnx.helper.make_node("Unsqueeze", [result, f"{rows[-1]}/axes"], [rows[-1]], rows[-1])
             )
@@ -246,6 +235,11 @@ def _turn_by_turn(node: onnx.NodeProto, turns: int) -> list[onnx.NodeProto]:
         if output:
             written.append(onnx.helper.make_node("Concat", rows, [output], f"{node.name}/{output}", axis=0))
     return written
+
+
+def _constant(name: str, values: np.ndarray | onnx.TensorProto) -> onnx.NodeProto:
+    tensor = values if isinstance(values, onnx.TensorProto) else onnx.numpy_helper.from_array(values, "value")
+    return onnx.helper.make_node("Constant", [], [name], name, value=tensor)
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str], prefix: str) -> onnx.NodeProto:

@@ -15,11 +15,14 @@ from harness.conversion.cures.building import (
     Inapplicable,
     Ops,
     Size,
+    along,
+    attributes_but,
     given,
     known_sizes,
     rank,
     read,
     sizes,
+    steps_of,
 )
 
 #: Windows with more places than that are left alone: each place is a node.
@@ -84,11 +87,8 @@ def written_out_ceil(ops: Ops, node: ir.Node) -> ir.Value | None:
     else:
         return None
     ends = [end + extra for end, extra in zip(window.ends, window.extra, strict=True)]
-    attributes = dict(node.attributes)
-    attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
-    attributes["pads"] = ir.AttrInt64s("pads", [*window.begins, *ends])
-    attributes.pop("auto_pad", None)
-    return ops.MaxPool(read(node, 0), **attributes)
+    kept = attributes_but(node, "ceil_mode", "pads", "auto_pad")
+    return ops.MaxPool(read(node, 0), **kept, ceil_mode=0, pads=[*window.begins, *ends])
 
 
 def average_pool(ops: Ops, node: ir.Node) -> ir.Value | None:
@@ -119,8 +119,7 @@ def max_unpool(ops: Ops, node: ir.Node) -> ir.Value | None:
     """Zeros with the values scattered into them."""
     data, indices, wanted = read(node, 0), read(node, 1), given(node, 2)
     kernel = node.attributes.get_ints("kernel_shape") or ()
-    strides = node.attributes.get_ints("strides") or [1] * len(kernel)
-    pads = node.attributes.get_ints("pads") or [0] * 2 * len(kernel)
+    strides, _, pads = steps_of(node, len(kernel))
     shape: list[Size] = [ops.dim(data, 0), ops.dim(data, 1)]
     for axis, size in enumerate(known_sizes(data, 2)):
         shape.append((size - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[len(kernel) + axis])
@@ -136,9 +135,7 @@ def max_unpool(ops: Ops, node: ir.Node) -> ir.Value | None:
 def _window(node: ir.Node) -> Window:
     kernel = tuple(node.attributes.get_ints("kernel_shape") or ())
     axes = len(kernel)
-    strides = tuple(node.attributes.get_ints("strides") or [1] * axes)
-    dilations = tuple(node.attributes.get_ints("dilations") or [1] * axes)
-    pads = list(node.attributes.get_ints("pads") or [0] * 2 * axes)
+    strides, dilations, pads = steps_of(node, axes)
     if math.prod(kernel) > LARGEST_WINDOW:
         raise Inapplicable(f"its window has {math.prod(kernel)} places")
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
@@ -158,7 +155,7 @@ def _window(node: ir.Node) -> Window:
             if (windows - 1) * strides[axis] >= length + begins[axis]:
                 windows -= 1  # one that would start behind the data is left out
             extra[axis] = max((windows - 1) * strides[axis] + spans[axis] - padded, 0)
-    return Window(kernel, strides, dilations, begins, ends, tuple(extra))
+    return Window(kernel, tuple(strides), tuple(dilations), begins, ends, tuple(extra))
 
 
 def _taps(
@@ -212,9 +209,7 @@ def _where(
         for axis, offset in enumerate(place):
             at = np.arange(counts[axis]) * window.strides[axis] - window.begins[axis]
             at += offset * window.dilations[axis]
-            table += (at * strides[axis]).reshape(
-                [-1 if each == axis + 2 else 1 for each in range(table.ndim)]
-            )
+            table += (at * strides[axis]).reshape(along(axis + 2, table.ndim))
         first = ops.Where(ops.Equal(tap, largest), ops.constant(table), first)
     planes = ops.times([ops.dim(data, 0), ops.dim(data, 1)])
     bases = ops.Mul(ops.upto(planes), ops.ints(math.prod(lengths)))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from harness.conversion.cures.building import (
     Inapplicable,
     Ops,
+    along,
     constant_of,
     given,
     rank,
@@ -73,9 +74,9 @@ def stored_bias(ops: Ops, node: ir.Node) -> ir.Value | None:
     if values is None or scales is None or values.dtype != np.int32:
         return None
     axis = node.attributes.get_int("axis", 1)
-    along = [-1 if each == axis % max(values.ndim, 1) else 1 for each in range(values.ndim)]
+    shape = along(axis % max(values.ndim, 1), values.ndim)
     steps, zero = (
-        each.reshape(along if each.size > 1 else ())
+        each.reshape(shape if each.size > 1 else ())
         for each in (scales, np.zeros((), np.int32) if shifts is None else shifts)
     )
     return ops.constant((values - zero).astype(steps.dtype) * steps)
@@ -172,7 +173,7 @@ def _along(ops: Ops, node: ir.Node, index: int, dtype_of: ir.Value, like: ir.Val
     axis = node.attributes.get_int("axis", 1) % rank(data)
     block = node.attributes.get_int("block_size", 0)
     if not block:
-        return ops.reshape(wide, [-1 if each == axis else 1 for each in range(rank(data))])
+        return ops.reshape(wide, along(axis, rank(data)))
     length = ops.dim(data, axis)
     if not isinstance(length, int):
         raise Inapplicable("the axis of its blocks has a size that is known at run time only")
@@ -198,7 +199,7 @@ def _spread(ops: Ops, node: ir.Node, index: int, value: ir.Value, data: int, axi
     if rank(value) != 1:
         return value
     axes = rank(read(node, data))
-    return ops.reshape(value, [-1 if each == axis % axes else 1 for each in range(axes)])
+    return ops.reshape(value, along(axis % axes, axes))
 
 
 def _scale(ops: Ops, node: ir.Node, index: int, axis: int | None) -> ir.Value:

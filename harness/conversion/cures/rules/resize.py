@@ -12,6 +12,8 @@ import onnx_ir as ir
 from harness.conversion.cures.building import (
     Inapplicable,
     Ops,
+    along,
+    attributes_but,
     constant_of,
     given,
     needed_constant,
@@ -49,7 +51,7 @@ def resize(ops: Ops, node: ir.Node) -> ir.Value | None:
             continue
         result = _apply(ops, result, axis, response, rank(data))
         if response.outside.any():
-            here = response.outside.reshape([-1 if each == axis else 1 for each in range(rank(data))])
+            here = response.outside.reshape(along(axis, rank(data)))
             beyond = here if beyond is None else np.logical_or(beyond, here)
     if beyond is None:
         return result
@@ -125,7 +127,7 @@ def _response(node: ir.Node, axis: int, position: int) -> Axis:
     else:
         size = int(needed_constant(node, 3)[position])
         inputs.append(onnx.helper.make_tensor("sizes", 7, [2], [length, size]))
-    kept = {name: value.value for name, value in node.attributes.items() if name != "axes"}
+    kept = {name: value.value for name, value in attributes_but(node, "axes").items()}
     single = onnx.helper.make_node("Resize", ["x", *(tensor.name for tensor in inputs)], ["y"], **kept)
     x, y = (onnx.helper.make_tensor_value_info(name, 1, [None, None]) for name in "xy")
     proto = onnx.helper.make_model(
@@ -156,9 +158,5 @@ def _kept_ratio(ops: Ops, node: ir.Node, policy: str) -> ir.Value:
     shape = ops.dims(data)
     for axis, length in zip(axes, lengths, strict=True):
         shape[axis] = math.floor(ratio * (length or 1) + 0.5)
-    kept = {
-        name: attribute
-        for name, attribute in node.attributes.items()
-        if name not in ("axes", "keep_aspect_ratio_policy")
-    }
+    kept = attributes_but(node, "axes", "keep_aspect_ratio_policy")
     return ops.Resize(data, None, None, ops.vector(shape), **kept)

@@ -16,6 +16,7 @@ from harness.conversion.cures.building import (
     known_sizes,
     needed_constant,
     read,
+    steps_of,
 )
 
 
@@ -64,9 +65,7 @@ def _deformed(
     out: list[int],
 ) -> ir.Value:
     """What one place of the kernel sees of one group of channels."""
-    strides = node.attributes.get_ints("strides") or [1, 1]
-    dilations = node.attributes.get_ints("dilations") or [1, 1]
-    pads = node.attributes.get_ints("pads") or [0] * 4
+    strides, dilations, pads = steps_of(node, 2)
     lengths = known_sizes(data, 2)
     grid = []
     for axis in (1, 0):  # GridSample wants x before y
@@ -148,9 +147,7 @@ def columns_to_image(ops: Ops, node: ir.Node) -> ir.Value:
     block = [int(size) for size in needed_constant(node, 2)]
     axes, places = len(block), math.prod(block)
     channels = known_sizes(data, 1)[0] // places
-    strides = list(node.attributes.get_ints("strides") or [1] * axes)
-    dilations = list(node.attributes.get_ints("dilations") or [1] * axes)
-    pads = list(node.attributes.get_ints("pads") or [0] * 2 * axes)
+    strides, dilations, pads = steps_of(node, axes)
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(block, dilations, strict=True)]
     padded = [size + pads[axis] + pads[axes + axis] for axis, size in enumerate(image)]
     counts = [(size - span) // stride + 1 for size, span, stride in zip(padded, spans, strides, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import onnx_ir as ir
 
@@ -92,12 +94,9 @@ def count_ngrams(ops: Ops, node: ir.Node) -> ir.Value:
             reach = (size - 1) * (skip + 1)
             if length <= reach or (size == 1 and skip):
                 continue
-            hits = None
-            for position, item in enumerate(ngram):
-                start = position * (skip + 1)
-                seen = ops.slice(rows, -1, start, length - reach + start)
-                equal = ops.Equal(seen, ops.constant(np.array(item, np.int64)))
-                hits = equal if hits is None else ops.And(hits, equal)
+            starts_at = (position * (skip + 1) for position in range(size))
+            seen = [ops.slice(rows, -1, start, length - reach + start) for start in starts_at]
+            hits = reduce(ops.And, map(ops.Equal, seen, map(ops.ints, ngram)))
             found = ops.reduce("Sum", ops.Cast(hits, to=int(ir.DataType.FLOAT)), -1, keepdims=True)
             total = found if total is None else ops.Add(total, found)
         counts.append(total)
