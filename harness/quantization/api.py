@@ -205,7 +205,7 @@ def quantize_on(scheduler: str | None, unit: QuantizeUnit) -> tuple[Quantization
 
 
 def fit_to_compiler(
-    found: Quantization, subject: Subject, environment: str, precision: Precision = Precision.FP16
+    found: Quantization, subject: Subject, environment: str
 ) -> tuple[Quantization, QuantizedKernels]:
     """What the compiler of an environment makes of a quantised model, with a pair more where that saves a kernel.
 
@@ -214,13 +214,12 @@ def fit_to_compiler(
     Args:
         found: what came of quantising `subject`.
         subject: the float model, with the samples that it was quantised with.
-        environment: whose compiler is asked.
-        precision: that of what is not quantised.
+        environment: whose compiler is asked, with FP16 for what is not quantised.
 
     Raises:
         CandidateError: it cannot be built.
     """
     samples = subject.samples()
-    ask = partial(kernels_of, precision=precision, environment=select(environment))
+    ask = partial(kernels_of, precision=Precision.FP16, environment=select(environment))
     found, listed = with_fewer_kernels(found, subject.model, *kept_apart(samples), ask)
     return found, read_kernels(found.quantized, listed, samples[0])

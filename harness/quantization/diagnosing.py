@@ -21,7 +21,7 @@ from harness.quantization.findings import ScaleFinding, find_scale_faults
 from harness.quantization.outputs import Outputs, Samples
 from harness.quantization.pairs import find_pairs, float_weights
 from harness.quantization.placement import Misplaced, find_misplaced, with_products
-from harness.quantization.ranking import INFERENCES, Candidate, Ranking, best_of, candidates, rank
+from harness.quantization.ranking import Candidate, Ranking, best_of, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
 from harness.search import Evaluation, Options, Outcome, Problem, search
@@ -149,7 +149,6 @@ def diagnose_pairs(
     reference: Model | None = None,
     unseen: Samples | None = None,
     limit: float | None = None,
-    inferences: int = INFERENCES,
 ) -> QuantizationDiagnosis:
     """Find which Q/DQ pairs hurt, why, and what helps.
 
@@ -161,7 +160,6 @@ def diagnose_pairs(
         unseen: other samples, to confirm the answer on.
         limit: nrmse that the worst output may have; by default 1.5 times that with the best scales, and what fails a
             run at most.
-        inferences: how many pairs are measured alone.
 
     Raises:
         ModelError: the model has no Q/DQ pairs, or no float output, or does not run.
@@ -184,7 +182,7 @@ def diagnose_pairs(
     if unseen is None:
         half = (len(samples) + 1) // 2
         samples, unseen = samples[:half], samples[half:]
-    return _Diagnosing(model, reference, pairs, samples, unseen, limit, inferences).run()
+    return _Diagnosing(model, reference, pairs, samples, unseen, limit).run()
 
 
 class _Diagnosing:
@@ -196,9 +194,8 @@ class _Diagnosing:
         samples: Samples,
         unseen: Samples,
         limit: float | None,
-        inferences: int,
     ) -> None:
-        self.model, self.pairs, self.limit, self.inferences = model, pairs, limit, inferences
+        self.model, self.pairs, self.limit = model, pairs, limit
         self.float_nodes = {node.name for node in (model if reference is None else reference).nodes}
         self.weights = float_weights(model, pairs, reference)
         self.switched = SwitchedModel(model, pairs, self.weights)
@@ -217,7 +214,7 @@ class _Diagnosing:
     def run(self) -> QuantizationDiagnosis:
         observed = observe(self.switched, self.outputs.samples)
         tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
-        ranking = rank(self.outputs, observed, tried, inferences=self.inferences)
+        ranking = rank(self.outputs, observed, tried)
         best = {pair.name: best_of(pair, tried[pair.name]) for pair in self.pairs}
         settings = Setting(scales={name: each.scale for name, each in best.items()})
         errors, healthy = self.outputs.errors(Setting()), self.outputs.error(settings)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ALONE = 30
 """No more pairs than that are all measured alone."""
 INFERENCES = 16
-"""Of a model with more, so many sets of pairs are run."""
+"""Of a model with more, so many sets of pairs are run on one sample, besides two runs for how errors grow."""
 ROLES = 6
 """Of these so many are whole roles; the smallest roles are put together."""
 _NOTHING = 1e-14
@@ -153,30 +153,22 @@ def granularity(scale: Scale) -> str:
     return "block" if scale.block_size else "tensor" if scale.per_tensor else "channel"
 
 
-def rank(
-    outputs: Outputs,
-    observed: Observed,
-    tried: Mapping[str, Sequence[Candidate]],
-    *,
-    inferences: int = INFERENCES,
-) -> Ranking:
+def rank(outputs: Outputs, observed: Observed, tried: Mapping[str, Sequence[Candidate]]) -> Ranking:
     """Measure what each pair introduces into its tensor, and measure or estimate what it alone does to the outputs.
 
     Args:
         outputs: the model, with samples.
         observed: its tensors.
         tried: the candidates for each pair, by its name.
-        inferences: sets of pairs that are run, on one sample, besides two runs for how errors grow.
     """
     switched = outputs.switched
     before = switched.inferences
-    costs = {pair.name: _introduced(pair, observed) for pair in switched.pairs}
-    alone, estimates = _effects(outputs, observed, inferences)
+    alone, estimates = _effects(outputs, observed)
     lost = _lost_parts(switched, outputs.samples[0])
     found = []
     for pair in switched.pairs:
         histogram, sums = observed.histograms[pair.name], observed.introduced[pair.name]
-        cost, measured = costs[pair.name], alone.get(pair.name)
+        cost, measured = _introduced(pair, observed), alone.get(pair.name)
         same = best_of_same(pair, tried[pair.name])
         channel = next((c.error for c in tried[pair.name] if c.granularity == "channel"), None)
         found.append(
@@ -217,9 +209,7 @@ def _introduced(pair: QdqPair, observed: Observed) -> float:
     return observed.introduced[pair.name].nrmse
 
 
-def _effects(
-    outputs: Outputs, observed: Observed, inferences: int
-) -> tuple[dict[str, float], dict[str, float]]:
+def _effects(outputs: Outputs, observed: Observed) -> tuple[dict[str, float], dict[str, float]]:
     """The error of the outputs with each pair alone: of those that were measured, and estimates of all others."""
     switched = outputs.switched
     names = frozenset(pair.name for pair in switched.pairs)
@@ -227,7 +217,7 @@ def _effects(
     def error(chosen: Collection[str]) -> float:
         return outputs.error(Setting(off=names.difference(chosen)), samples=1)
 
-    if len(names) <= max(ALONE, inferences):
+    if len(names) <= ALONE:
         return {pair.name: error([pair.name]) for pair in switched.pairs}, {}
     expected = growth(switched, outputs.samples[0], observed)
     estimates = dict.fromkeys(expected, 0.0)
@@ -237,7 +227,7 @@ def _effects(
         factor = error(members) / total if total else 0.0
         estimates |= {name: expected[name] * factor for name in members}
     alone: dict[str, float] = {}
-    for _ in range(inferences - len(roles)):
+    for _ in range(INFERENCES - len(roles)):
         name = max(estimates, key=estimates.__getitem__)
         alone[name] = error([name])
         del estimates[name]

@@ -80,7 +80,6 @@ def prove(
     batch: int | None = None,
     where_finite: bool = False,
     largest: float = LARGE_NUMBERS,
-    seed: int = 0,
 ) -> Proof:
     """Run both models on `feeds`, and on drawn inputs of several shapes, and compare what they return.
 
@@ -93,16 +92,15 @@ def prove(
         where_finite: whether values are left out that are not finite in the original, and masks leave something of
             every row; then nothing infinite is drawn, and masks of 0 and 1 alone.
         largest: magnitude of the largest finite numbers that are drawn.
-        seed: of the drawn inputs.
     """
     if not same_interface(original, rewritten):
         return Proof(False, 0, 0, 0.0, RUNTIME, why_not="its inputs or outputs are not those of the original")
-    run, by = _runner(original, feeds, seed, batch)
+    run, by = _runner(original, feeds, batch)
     if run is None:
         return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
     again: Run = Reference(rewritten).run if by == RUNTIME else Evaluator(rewritten).run
     trial = _Trial(original, run, again, where_finite, binary=set(masks_of(original)))
-    for sample in sample_inputs(original, feeds, seed, batch, padded=where_finite):
+    for sample in sample_inputs(original, feeds, batch, padded=where_finite):
         if batch is not None and batch_of(original, sample) != batch:
             why_not = _differing_rows(original, again, sample)
             trial.batches.add(batch_of(original, sample))
@@ -110,7 +108,7 @@ def prove(
             why_not = trial.differs(sample)
         if why_not:
             return trial.proof(by, why_not)
-    for sample in extreme_inputs(original, largest, seed, batch, padded=where_finite):
+    for sample in extreme_inputs(original, largest, batch, padded=where_finite):
         if why_not := trial.differs(sample, well_posed_only=True):
             return trial.proof(by, why_not)
     return trial.proof(by, "" if trial.samples else f"the original takes none of the inputs: {trial.refusal}")
@@ -291,7 +289,7 @@ def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
     return ""
 
 
-def _runner(original: Model, feeds: Sequence[Feeds], seed: int, batch: int | None) -> tuple[Run | None, str]:
+def _runner(original: Model, feeds: Sequence[Feeds], batch: int | None) -> tuple[Run | None, str]:
     """What runs the original, and its name; None and the reason where nothing does."""
     reasons = []
     for make, by in ((Reference, RUNTIME), (Evaluator, EVALUATOR)):
@@ -300,7 +298,7 @@ def _runner(original: Model, feeds: Sequence[Feeds], seed: int, batch: int | Non
         except HarnessError as reason:
             reasons.append(first_line(reason))
             continue
-        for sample in sample_inputs(original, feeds, seed, batch):
+        for sample in sample_inputs(original, feeds, batch):
             try:
                 run(sample)
             except HarnessError as reason:
