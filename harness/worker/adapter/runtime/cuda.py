@@ -102,16 +102,12 @@ class Cuda:
     def stream(self) -> int:
         """The stream that all work runs on, as an address."""
         if self._stream is None:
-            handle = ctypes.c_void_p()
-            self._call("cudaStreamCreate", ctypes.byref(handle))
-            self._stream = int(handle.value or 0)
+            self._stream = int(self._given(ctypes.c_void_p, "cudaStreamCreate") or 0)
         return self._stream
 
     def malloc(self, nbytes: int) -> int:
         """Allocate memory of the GPU."""
-        pointer = ctypes.c_void_p()
-        self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(nbytes))
-        return int(pointer.value or 0)
+        return int(self._given(ctypes.c_void_p, "cudaMalloc", ctypes.c_size_t(nbytes)) or 0)
 
     def free(self, address: int) -> None:
         """Free memory of the GPU."""
@@ -144,9 +140,7 @@ class Cuda:
 
     def event(self) -> int:
         """A new event."""
-        handle = ctypes.c_void_p()
-        self._call("cudaEventCreate", ctypes.byref(handle))
-        return int(handle.value or 0)
+        return int(self._given(ctypes.c_void_p, "cudaEventCreate") or 0)
 
     def record(self, event: int) -> None:
         """Record an event on the stream."""
@@ -154,10 +148,9 @@ class Cuda:
 
     def elapsed_ms(self, start: int, stop: int) -> float:
         """Milliseconds between two recorded events."""
-        value = ctypes.c_float()
         self._call("cudaEventSynchronize", ctypes.c_void_p(stop))
-        self._call("cudaEventElapsedTime", ctypes.byref(value), ctypes.c_void_p(start), ctypes.c_void_p(stop))
-        return float(value.value)
+        events = ctypes.c_void_p(start), ctypes.c_void_p(stop)
+        return float(self._given(ctypes.c_float, "cudaEventElapsedTime", *events))
 
     def destroy_event(self, event: int) -> None:
         """Free an event."""
@@ -187,20 +180,15 @@ class Cuda:
         return self._version("cudaDriverGetVersion")
 
     def _version(self, function: str) -> str:
-        value = ctypes.c_int()
-        self._call(function, ctypes.byref(value))
-        return "{}.{}".format(value.value // 1000, value.value % 1000 // 10)
+        value = self._given(ctypes.c_int, function)
+        return "{}.{}".format(value // 1000, value % 1000 // 10)
 
     def compute_capability(self) -> str:
         """Of the first GPU, such as `9.0`."""
-        parts = []
-        for attribute in (_COMPUTE_MAJOR, _COMPUTE_MINOR):
-            value = ctypes.c_int()
-            self._call(
-                "cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0)
-            )
-            parts.append(str(value.value))
-        return ".".join(parts)
+        return ".".join(
+            str(self._given(ctypes.c_int, "cudaDeviceGetAttribute", ctypes.c_int(attribute), ctypes.c_int(0)))
+            for attribute in (_COMPUTE_MAJOR, _COMPUTE_MINOR)
+        )
 
     def gpu_name(self) -> str:
         """Of the first GPU, such as `NVIDIA H200`."""
@@ -217,6 +205,12 @@ class Cuda:
         if self._stream is not None:
             self._call("cudaStreamDestroy", ctypes.c_void_p(self._stream))
             self._stream = None
+
+    def _given(self, kind: Any, function: str, *arguments: Any) -> Any:
+        """What a function writes to its first argument, which points to a `kind`."""
+        value = kind()
+        self._call(function, ctypes.byref(value), *arguments)
+        return value.value
 
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._library, function)(*arguments)
