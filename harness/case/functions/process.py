@@ -163,13 +163,7 @@ class FunctionProcess:
             )
             frame = frames.frame_of(request)
             try:
-                with contextlib.suppress(ConnectionError):  # it died between two calls: reading says how
-                    frames.send_stderr(self._line)
-                    frames.send(self._line, frame)
-                while not isinstance(
-                    reply := frames.receive(self._line, Reply, call.wait), Raised | Returned
-                ):
-                    call.hear(reply)
+                reply = self._ask(frame, call.wait, call.hear)
             except (EOFError, ConnectionError):
                 raise call.died() from None
             except (frames.FrameError, MemoryError, OverflowError, struct.error) as error:
@@ -193,13 +187,19 @@ class FunctionProcess:
                     raise EOFError
 
         with self._busy, contextlib.suppress(OSError, EOFError, frames.FrameError):
-            frames.send_stderr(self._line)
-            frames.send(self._line, frames.frame_of(Restore()))
-            while not isinstance(reply := frames.receive(self._line, Reply, wait), Returned):
-                if isinstance(reply, Raised):
-                    return False
-            return reply.value is True
+            reply = self._ask(frames.frame_of(Restore()), wait, lambda told: None)
+            return isinstance(reply, Returned) and reply.value is True
         return False
+
+    def _ask(
+        self, frame: frames.Frame, wait: Callable[[], None], hear: Callable[[Reply], None]
+    ) -> Raised | Returned:
+        with contextlib.suppress(ConnectionError):  # it died before: reading says how
+            frames.send_stderr(self._line)
+            frames.send(self._line, frame)
+        while not isinstance(reply := frames.receive(self._line, Reply, wait), Raised | Returned):
+            hear(reply)
+        return reply
 
     def has_input(self) -> bool:
         """Whether there is something to read, by now or in a moment."""
