@@ -13,7 +13,7 @@ offers what is asked in `release` alone, by name; every name is checked against 
 | `inspection` | what was built, and whether it is what was asked for |
 | `tactics` | tactics: recorded, forced, forbidden |
 | `runtime` | running and timing an engine |
-| `cache`, `device`, `log`, `words`, `dtypes` | the caches, the GPU, TensorRT's log and what its errors say, data types |
+| `cache`, `device`, `log`, `words`, `dtypes` | the caches, the GPU, TensorRT's log and what errors say, data types |
 """
 
 from .adapter import Adapter, create_adapter
