@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.backends import Computed
 from harness.case import Case, load_case
 from harness.diagnosis import Subject
 from harness.diagnosis.context import MEMORY_BUDGET
@@ -272,7 +273,7 @@ def limits_of(bench: Workbench) -> dict[str, float]:
     subject = Subject(bench, Precision.FP16, candidate=object())  # type: ignore[arg-type]  # none is asked
     reference = bench.expected[0]
     limits = {}
-    for output in subject.judge(reference, 0, subject.plan()):
+    for output in subject.judge(Computed(reference), 0, subject.plan()):
         rms = float(np.sqrt(np.mean(np.square(reference[output.tensor], dtype=np.float64))))
         for gate in output.gates:
             if gate.metric in ("rmse", "nrmse"):

@@ -32,7 +32,7 @@ from benchmarks.planted_tactic import Plant, alternatives, choosy, falsified, is
 from benchmarks.record import RESULTS, record
 from benchmarks.spread import no_scheduler
 from benchmarks.tactics_table import PARTS, table
-from harness.backends import Evaluation, Plan, TensorRTCandidate
+from harness.backends import Computed, Evaluation, Plan, TensorRTCandidate
 from harness.case import load_case
 from harness.diagnosis import Subject, badness
 from harness.environments import close_shared, select
@@ -135,7 +135,7 @@ class Desk:
 
     def judge(self, tensors: Mapping[str, np.ndarray], sample: int = 0) -> float:
         """How far the worst gate is beyond its limit."""
-        return badness(self.subject.judge(tensors, sample, self.plan))
+        return badness(self.subject.judge(Computed(tensors), sample, self.plan))
 
     # --- parts: each yields what it has so far, as often as there is something new ---------------------------------
 

@@ -62,7 +62,7 @@ class Emulation:
         """Whether all gates of harness hold with `island` in FP32, those on slices of the output, too."""
         plan = self._subject.plan(frozenset(island))
         found = self._subject.candidate.evaluate(plan, self.case.feeds)
-        judged = self._subject.judge(found.tensors, 0, plan, failures=found.failures)
+        judged = self._subject.judge(found, 0, plan)
         return all(output.passed for output in judged)
 
     def passes(self, island: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -174,8 +175,8 @@ class ByHand:
     def emulate(self, kept: frozenset[str]) -> JudgedEvaluation:
         """Evaluate all samples on the emulator."""
         started = time.perf_counter()
-        outputs, trial = emulate(self.subject, self.subject.plan(kept))
-        return JudgedEvaluation(trial.outcome, outputs, time.perf_counter() - started)
+        judged = emulate(self.subject, self.subject.plan(kept))
+        return replace(judged, seconds=time.perf_counter() - started)
 
     def build(self, kept: frozenset[str], known: KnownIslands) -> JudgedEvaluation:
         """Build the unobserved engine and evaluate all samples, or recall that this was done.

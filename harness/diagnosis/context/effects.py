@@ -71,9 +71,7 @@ class Effects:
         feeds, nothing_else = bench.feeds[self._sample], lowered | {EXACT}
         found = bench.emulator.attempt(feeds, plan.precision, lowered=nothing_else)
         self._on_run()
-        return badness(
-            self._subject.judge(found.tensors, self._sample, plan, as_emulator=True, failures=found.failures)
-        )
+        return badness(self._subject.judge(found, self._sample, plan, as_emulator=True))
 
     def each(self, nodes: Sequence[str]) -> dict[str, float]:
         """The effect of each of `nodes` alone: one run a node."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from harness.backends import Computed, Emulator, Observation, Plan
-from harness.backends import Evaluation as Evaluated
+from harness.backends import Emulator, Observation, Plan
 from harness.comparison import RelativeError
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
 from harness.judge import COPIES, LayerResult, OutputResult, measure_layers, relative_errors
-from harness.search import Evaluation, Outcome
+from harness.search import Outcome
 from harness.tensors import Precision
 
 
@@ -87,17 +86,20 @@ def _by_node(subject: Subject, errors: Mapping[str, RelativeError]) -> dict[str,
     return found
 
 
-def emulate(subject: Subject, plan: Plan) -> tuple[tuple[OutputResult, ...], Evaluation]:
-    """The emulator's outputs of all samples under `plan`, with the emulator's own gates."""
+def emulate(subject: Subject, plan: Plan, emulator: Emulator | None = None) -> JudgedEvaluation:
+    """All samples on the emulator under `plan`, with the emulator's own gates.
+
+    Args:
+        subject: what is diagnosed.
+        plan: what to evaluate.
+        emulator: another one than that of the subject.
+    """
+    # An engine is judged by what the emulator says of the plan that is deployed: that is known.
+    known = emulator is None and plan == subject.plan() and plan.precision is not Precision.TF32
+    emulator = emulator or subject.bench.emulator
     outputs: tuple[OutputResult, ...] = ()
     for sample, feeds in enumerate(subject.bench.feeds):
-        found: Computed | Evaluated
-        if (
-            plan == subject.plan() and plan.precision is not Precision.TF32
-        ):  # known: an engine is judged by it
-            found = subject.emulation(plan.precision, sample)
-        else:
-            found = subject.bench.emulator.evaluate(plan, feeds)
-        outputs += subject.judge(found.tensors, sample, plan, as_emulator=True, failures=found.failures)
+        found = subject.emulation(plan.precision, sample) if known else emulator.evaluate(plan, feeds)
+        outputs += subject.judge(found, sample, plan, as_emulator=True)
     passed = all(output.passed for output in outputs)
-    return outputs, JudgedEvaluation(Outcome.PASS if passed else Outcome.FAIL, outputs).trial
+    return JudgedEvaluation(Outcome.PASS if passed else Outcome.FAIL, outputs)

@@ -95,6 +95,11 @@ class JudgedEvaluation:
         return badness(self.outputs)
 
     @property
+    def failing_sample(self) -> int | None:
+        """The first sample that fails; None if none does."""
+        return next((output.sample for output in self.outputs if not output.passed), None)
+
+    @property
     def worst(self) -> tuple[OutputResult, GateResult] | None:
         """The gate that is furthest beyond its limit, or nearest to it, with its output; None without gates."""
         pairs = [(output, gate) for output in self.outputs for gate in output.gates]
@@ -260,7 +265,7 @@ class Evaluator:
             facts = evaluation.engine or EngineFacts()
             if obeyed is Obedience.OPEN:
                 obeyed = self._obeyed(plan, facts, evaluation.tensors, sample)
-            judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
+            judged = self.subject.judge(evaluation, sample, plan)
             outputs += judged
             if thorough:
                 names = [output.tensor for output in judged if output.tensor in evaluation.tensors]
@@ -325,9 +330,8 @@ class Evaluator:
             if judged.relaxed is not None:
                 self._relaxed[plan] = judged.relaxed
                 self.journal.keep(_relaxed_key(plan), judged.relaxed)
-        failing = [output.sample for output in judged.outputs if not output.passed]
-        if failing:
-            self.failing_sample = failing[0]
+        if judged.failing_sample is not None:
+            self.failing_sample = judged.failing_sample
 
     def _order(self, thorough: bool) -> list[int]:
         """The sample that failed before first: where it fails again, the others need not be judged."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Assumed, Candidate, Computed, Observation, Plan
+from harness.backends import Assumed, Candidate, Computed, Evaluation, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, NONFINITE, SHAPE, RelativeError, excess
 from harness.diagnosis.context.formats import TensorRange
@@ -21,7 +21,6 @@ from harness.judge import (
     LayerResult,
     OutputResult,
     TensorGates,
-    Tensors,
     Workbench,
     select_cases,
 )
@@ -117,26 +116,24 @@ class Subject:
 
     def judge(
         self,
-        tensors: Tensors,
+        found: Computed | Evaluation,
         sample: int,
         plan: Plan,
         *,
         as_emulator: bool = False,
-        failures: Mapping[str, str] | None = None,
     ) -> tuple[OutputResult, ...]:
         """Hold the outputs of one sample against their gates.
 
         Args:
-            tensors: the outputs by name.
+            found: the outputs by name, and why others could not be computed; those fail.
             sample: position of the sample.
             plan: what they were evaluated under; its precision decides the gates.
             as_emulator: they are the emulator's, whatever the candidate is.
-            failures: the outputs that could not be computed, with the reason; they fail.
         """
         absolute = as_emulator or self.emulated
         emulated = None if absolute else self.emulation(plan.precision, sample)
         judged = TensorGates(self.model, self.bench.case.tolerances, plan.precision)
-        computed = Computed(tensors, failures or {})
+        computed = Computed(found.tensors, found.failures)
         own = self.bench.parts(sample), self.bench.flips(plan.precision, sample)
         outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, *own)
         if absolute and not all(output.passed for output in outputs):
@@ -145,7 +142,7 @@ class Subject:
             if chosen is not None:
                 outputs = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, None, *own)
         elif not absolute and not all(output.passed for output in outputs):
-            chosen = self.bench.choices.of_engine(plan.precision, sample, tensors)
+            chosen = self.bench.choices.of_engine(plan.precision, sample, found.tensors)
             again = (
                 outputs
                 if chosen is None
@@ -156,15 +153,15 @@ class Subject:
 
     def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:
         """`outputs` without the gates that the reference cannot decide, and without outputs that then have none."""
-        found = []
+        kept = []
         for output in outputs:
             doubt = self.undecided.get(output.tensor)
             if doubt is None:
-                found.append(output)
+                kept.append(output)
             elif doubt.finite:
                 gates = tuple(gate for gate in output.gates if gate.metric in DECIDED_ANYWAY)
-                found.append(replace(output, gates=gates))
-        return tuple(found)
+                kept.append(replace(output, gates=gates))
+        return tuple(kept)
 
     def fused_away(self, nodes: Collection[str]) -> str:
         """That the engine has left out the Casts around `nodes`, in words."""

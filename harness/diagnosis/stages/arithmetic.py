@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.backends import Computed
 from harness.comparison import DEFAULT_GATES
 from harness.diagnosis.context import (
     GATES_PHASE,
@@ -78,10 +79,10 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
     outputs: list[OutputResult] = []
     explained = True
     for sample, tensors in enumerate(strict.tensors):
-        judged = subject.judge(tensors, sample, plan, failures=_missing(subject, sample, tensors))
+        judged = subject.judge(_computed(subject, sample, tensors), sample, plan)
         emulator = subject.bench.beside_engine(Precision.TF32)
         found = emulator.attempt(subject.bench.feeds[sample], Precision.TF32)
-        emulated = subject.judge(found.tensors, sample, plan, failures=found.failures)
+        emulated = subject.judge(found, sample, plan)
         for output, beside in zip(judged, emulated, strict=True):
             explained &= output.passed or badness([output]) <= FACTOR * badness([beside])
         outputs += judged
@@ -94,8 +95,9 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
     return replace(strict, outcome=outcome, outputs=tuple(outputs), judged_as=Precision.TF32), text
 
 
-def _missing(subject: Subject, sample: int, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    return {name: "it was not computed" for name in subject.bench.expected[sample] if name not in tensors}
+def _computed(subject: Subject, sample: int, tensors: Mapping[str, np.ndarray]) -> Computed:
+    missing = [name for name in subject.bench.expected[sample] if name not in tensors]
+    return Computed(tensors, dict.fromkeys(missing, "it was not computed"))
 
 
 def estimate_sums(seen: Seen, context: Context) -> Seen:
@@ -118,7 +120,8 @@ def estimate_accumulation(
         baseline: the engine that fails.
     """
     bench = subject.bench
-    sample = next(output.sample for output in baseline.outputs if not output.passed)
+    sample = baseline.failing_sample
+    assert sample is not None
     if bench.assumed.accumulate is Accumulate.FP16:
         return None
     emulator = bench.emulator_with(replace(bench.assumed, accumulate=Accumulate.FP16))
@@ -126,7 +129,7 @@ def estimate_accumulation(
     if not summed:
         return None
     found = emulator.attempt(bench.feeds[sample], subject.precision)
-    estimated = subject.judge(found.tensors, sample, subject.plan(), failures=found.failures)
+    estimated = subject.judge(found, sample, subject.plan())
     errors = introduced_errors(subject, sample, emulator)
     products = {node: errors.get(node, 0.0) for node in subject.units if node in summed}
     overflows = tuple(node for node, error in products.items() if error == math.inf)

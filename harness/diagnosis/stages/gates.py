@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from harness.backends import DoubleReference
+from harness.backends import Computed, DoubleReference
 from harness.diagnosis.context import (
     BASELINE,
     DECIDED_ANYWAY,
@@ -27,12 +27,13 @@ from harness.diagnosis.context import (
     Subject,
     Undecided,
     badness,
+    emulate,
     in_background,
 )
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Stage
 from harness.diagnosis.stages.cures import prior_of, sums_of
 from harness.diagnosis.stages.observation import look_ahead
-from harness.diagnosis.stages.prediction import failing_sample, foreseen
+from harness.diagnosis.stages.prediction import foreseen
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
@@ -159,7 +160,7 @@ def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> l
         name: value.astype(np.float32) if value.dtype == np.float64 else value
         for name, value in tensors.items()
     }
-    return list(subject.judge(narrowed, sample, subject.plan()))
+    return list(subject.judge(Computed(narrowed), sample, subject.plan()))
 
 
 def check(seen: Seen, context: Context) -> Seen:
@@ -212,7 +213,9 @@ def check_gates(
     if not subject.emulated:  # engines are judged relative to it: computed while they are built
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)
-        failing = failing_sample(subject) if subject.precision in LOW_DTYPE else None
+        failing = None
+        if subject.precision in LOW_DTYPE:
+            failing = emulate(subject, subject.plan()).failing_sample
         if failing is not None:
             stability = in_background(partial(check_stability, subject), "in FP64")
             foresee(failing, building)
@@ -294,7 +297,9 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
     assert expected, "a case has at least one sample"
     own = subject.bench.own_roundings
     elsewhere = subject.bench.case.reference is not None
-    if not (own.fault or (elsewhere and own.overflows)) or (elsewhere and _passes_as_it_is(subject)):
+    if not (own.fault or (elsewhere and own.overflows)) or (
+        elsewhere and emulate(subject, subject.plan(), subject.bench.file).passed
+    ):  # with its own roundings and no others
         return None
     fault = own.fault or "the file as it is written fails the gates against its reference"
     evidence = Evidence.of(EvidenceKind.OWN_ROUNDINGS, fault, cost=own.cost, output=own.output)
@@ -307,17 +312,6 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
             *(Evidence.of(EvidenceKind.OWN_ROUNDINGS, text) for text in lost),
             evidence,
         ),
-    )
-
-
-def _passes_as_it_is(subject: Subject) -> bool:
-    """Whether the file, with its own roundings and no others, passes the gates of the run."""
-    precision, plan = subject.precision, subject.plan()
-    computed = [subject.bench.file.attempt(feeds, precision) for feeds in subject.bench.feeds]
-    return all(
-        output.passed
-        for sample, found in enumerate(computed)
-        for output in subject.judge(found.tensors, sample, plan, as_emulator=True, failures=found.failures)
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.backends import Candidate, Evaluation, Observation, ObservedEngine, Plan, Timing
+from harness.backends import Candidate, Computed, Evaluation, Observation, ObservedEngine, Plan, Timing
 from harness.diagnosis.context import (
     Context,
     EngineObservation,
@@ -237,7 +237,7 @@ def _observed(
         expected = subject.bench.expected[sample]
         for engine in _engines(evaluation, expected):
             faithful &= is_faithful(engine.outputs, baseline.tensors[sample], expected, limits)
-            passes &= all(output.passed for output in subject.judge(engine.outputs, sample, plan))
+            passes &= all(output.passed for output in subject.judge(Computed(engine.outputs), sample, plan))
     facts = evaluations[-1].engine
     skipped = {} if facts is None else facts.skipped_marks
     return EngineObservation(layers=layers, faithful=faithful, passes=passes, skipped=skipped)

@@ -11,6 +11,7 @@ from harness.diagnosis.context import (
     Context,
     Cured,
     GateCheck,
+    JudgedEvaluation,
     Prediction,
     Seen,
     Subject,
@@ -22,8 +23,7 @@ from harness.diagnosis.context import (
 )
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import UsageError
-from harness.judge import LayerResult, OutputResult, describe_failure, measure_layers
-from harness.search import Evaluation, Outcome
+from harness.judge import LayerResult, describe_failure, measure_layers
 from harness.text import names
 
 
@@ -45,23 +45,21 @@ def predict(subject: Subject, gates: GateCheck) -> Prediction:
     """
     if gates.verdict is not None or gates.baseline is None:
         raise UsageError(f"predict requires gates without a verdict, these ended with {gates.verdict!r}")
-    failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
-    if subject.emulated:
-        return _predicted(subject, failing, gates.baseline.outputs, gates.baseline.trial)
-    return foreseen(subject, failing)
+    failing = gates.baseline.failing_sample
+    assert failing is not None
+    return _predicted(subject, failing, gates.baseline) if subject.emulated else foreseen(subject, failing)
 
 
 def foreseen(subject: Subject, failing: int) -> Prediction:
     """What is predicted of an engine that fails first in the sample `failing`."""
-    return _predicted(subject, failing, *emulate(subject, subject.plan()))
+    return _predicted(subject, failing, emulate(subject, subject.plan()))
 
 
-def _predicted(
-    subject: Subject, failing: int, outputs: tuple[OutputResult, ...], trial: Evaluation
-) -> Prediction:
+def _predicted(subject: Subject, failing: int, emulated: JudgedEvaluation) -> Prediction:
     errors = introduced_errors(subject, failing)
-    evidence = tuple(_evidence(subject, trial, outputs, errors))
-    return Prediction(outputs, trial, partial(emulated_layers, subject, failing), evidence, errors)
+    evidence = tuple(_evidence(subject, emulated, errors))
+    layers = partial(emulated_layers, subject, failing)
+    return Prediction(emulated.outputs, emulated.trial, layers, evidence, errors)
 
 
 def emulate_cured(context: Context, plan: Plan, *, growth: bool) -> Cured:
@@ -69,7 +67,7 @@ def emulate_cured(context: Context, plan: Plan, *, growth: bool) -> Cured:
     subject = context.emulated
 
     def measured() -> Cured:
-        outputs, trial = emulate(subject, plan)
+        emulated = emulate(subject, plan)
         layers: tuple[LayerResult, ...] = ()
         if growth:
             bench, inside = subject.bench, replace(plan, observation=Observation.TYPED)
@@ -77,34 +75,22 @@ def emulate_cured(context: Context, plan: Plan, *, growth: bool) -> Cured:
             layers, _ = measure_layers(
                 bench, subject.candidate, inside, bench.case.tolerances, introduced=known
             )
-        return outputs, trial.outcome is Outcome.PASS, layers
+        return emulated.outputs, emulated.passed, layers
 
     return context.cured.of((plan, growth), measured)
 
 
-def failing_sample(subject: Subject) -> int | None:
-    """The first sample in which the emulator fails; None if it passes."""
-    for sample in range(len(subject.bench.feeds)):
-        emulated = subject.emulation(subject.precision, sample)
-        outputs = subject.judge(
-            emulated.tensors, sample, subject.plan(), as_emulator=True, failures=emulated.failures
-        )
-        if not all(output.passed for output in outputs):
-            return sample
-    return None
-
-
 def _evidence(
-    subject: Subject, trial: Evaluation, outputs: tuple[OutputResult, ...], errors: Mapping[str, float]
+    subject: Subject, emulated: JudgedEvaluation, errors: Mapping[str, float]
 ) -> Iterator[Evidence]:
     if not subject.emulated:
-        fails = trial.outcome is Outcome.FAIL
+        fails = not emulated.passed
         text = (
             f"the emulator passes: rounding to {subject.precision} between nodes does not explain the fault"
         )
         if fails:
-            text = f"the emulator fails too: {describe_failure(outputs)}"
-        yield Evidence.of(EvidenceKind.EMULATOR, text, fails=fails, badness=trial.badness)
+            text = f"the emulator fails too: {describe_failure(emulated.outputs)}"
+        yield Evidence.of(EvidenceKind.EMULATOR, text, fails=fails, badness=emulated.badness)
     outlying = outliers(errors)
     if not outlying:
         yield Evidence.of(EvidenceKind.OUTLIERS, "no node introduces far more error than the others")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.backends import Evaluation, Plan
+from harness.backends import Computed, Evaluation, Plan
 from harness.diagnosis.context import Context, Evaluator, Seen, badness
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Stage
 from harness.errors import CandidateError
@@ -130,6 +130,6 @@ def _varied_builds(evaluator: Evaluator) -> VariedBuilds:
         return evaluator.run(plan, feeds, phase=PHASE)
 
     def judge(tensors: Mapping[str, np.ndarray], sample: int) -> float:
-        return badness(subject.judge(tensors, sample, subject.plan()))
+        return badness(subject.judge(Computed(tensors), sample, subject.plan()))
 
     return VariedBuilds(evaluate, subject.plan(), subject.bench.feeds, judge, subject.model.sha256)

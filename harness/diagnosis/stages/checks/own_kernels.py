@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness.backends import Emulator
-from harness.diagnosis.context import Context, Seen, Subject
+from harness.diagnosis.context import Context, Seen, Subject, emulate
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import CandidateError
 from harness.model import Arithmetic
@@ -91,13 +91,7 @@ def _asked(subject: Subject, island: tuple[str, ...]) -> Emulator:
 
 
 def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
-    plan, emulator = subject.plan(island), _asked(subject, island)
-    for sample, feeds in enumerate(subject.bench.feeds):
-        found = emulator.evaluate(plan, feeds)
-        judged = subject.judge(found.tensors, sample, plan, failures=found.failures)
-        if not all(output.passed for output in judged):
-            return False
-    return True
+    return emulate(subject, subject.plan(island), _asked(subject, island)).passed
 
 
 def _lost(subject: Subject, before: Arithmetic, after: Arithmetic) -> set[str]:

@@ -21,7 +21,7 @@ from harness.diagnosis.context import (
     Seen,
     Subject,
     Unseen,
-    badness,
+    emulate,
 )
 from harness.diagnosis.explain import loses_values
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
@@ -155,14 +155,7 @@ def _failing(samples: Sequence[Subject], island: tuple[str, ...]) -> list[Subjec
 
 def _badness(subject: Subject, island: tuple[str, ...], fp32_sums: frozenset[str] = frozenset()) -> float:
     """The worst gate with `island` in FP32 as a multiple of its limit."""
-    emulator, worst = subject.bench.emulator, 0.0
-    plan = subject.plan(island, fp32_sums=fp32_sums)
-    lowered = [name for name in emulator.units(subject.precision) if name not in plan.islands]
-    for sample, feeds in enumerate(subject.bench.feeds):
-        computed = emulator.attempt(feeds, subject.precision, lowered=lowered, fp32_sums=fp32_sums)
-        outputs = subject.judge(computed.tensors, sample, plan, as_emulator=True, failures=computed.failures)
-        worst = max(worst, badness(outputs))
-    return worst
+    return emulate(subject, subject.plan(island, fp32_sums=fp32_sums)).badness
 
 
 def _fresh(subject: Subject, number: int) -> Subject | None:
