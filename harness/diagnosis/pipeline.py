@@ -48,12 +48,7 @@ class PipelineStage:
 
 
 def run_stages(seen: Seen, context: Context, table: Sequence[PipelineStage] | None = None) -> Seen:
-    """Run the stages that apply, one after the other.
-
-    Args:
-        seen: what is known before the first.
-        context: what they share.
-        table: the stages; `PIPELINE` by default.
+    """Run the stages of `table`, by default `PIPELINE`, that apply, one after the other.
 
     Raises:
         StageError: a stage was run without what it requires, or broke what it ensures.

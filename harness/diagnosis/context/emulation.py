@@ -15,14 +15,9 @@ from harness.tensors import Precision
 
 
 def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> Mapping[str, float]:
-    """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
-    is not finite, or where it fails. `measure_layers` measures the same for all samples together.
-
-    Args:
-        subject: what is diagnosed.
-        sample: position of the sample.
-        emulator: that of the subject by default, whose answer is kept.
-    """
+    """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it is
+    not finite, or where it fails. `measure_layers` measures the same for all samples together. What the subject's own
+    emulator says is kept."""
     if emulator is not None:
         return _by_node(subject, _introduced_errors(subject, sample, emulator))
     return _by_node(subject, introduced_by_tensor(subject, sample))
@@ -87,13 +82,8 @@ def _by_node(subject: Subject, errors: Mapping[str, RelativeError]) -> dict[str,
 
 
 def emulate(subject: Subject, plan: Plan, emulator: Emulator | None = None) -> JudgedEvaluation:
-    """All samples on the emulator under `plan`, with the emulator's own gates.
-
-    Args:
-        subject: what is diagnosed.
-        plan: what to evaluate.
-        emulator: another one than that of the subject.
-    """
+    """All samples under `plan` on the emulator, or on another one than that of the subject, with the emulator's own
+    gates."""
     # An engine is judged by what the emulator says of the plan that is deployed: that is known.
     known = emulator is None and plan == subject.plan() and plan.precision is not Precision.TF32
     emulator = emulator or subject.bench.emulator

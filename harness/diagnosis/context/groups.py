@@ -38,13 +38,8 @@ def find_groups(model: Model, units: Sequence[str]) -> tuple[Group, ...]:
 def kernel_groups(model: Model, kernels: Sequence[Sequence[str]], units: Sequence[str]) -> tuple[Group, ...]:
     """The units of each kernel of an engine, as groups: what is fused is computed together, right or wrong.
 
-    A unit of several kernels belongs to the last of them, which writes what others read. Kernels of the same operators
-    are of one kind.
-
-    Args:
-        model: the model.
-        kernels: the nodes of each kernel, in the order in which they run.
-        units: names of nodes in topological order.
+    A unit of several kernels belongs to the last of them, which writes what others read: kernels come in the order in
+    which they run, units in topological order. Kernels of the same operators are of one kind.
     """
     last = {node: place for place, nodes in enumerate(kernels) for node in nodes}
     members: dict[int, list[str]] = defaultdict(list)

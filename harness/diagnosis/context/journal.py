@@ -75,12 +75,7 @@ class _Entry:
 
 
 def journal_folder(subject: Subject, root: Path = DEFAULT_ROOT) -> Path:
-    """Where the journals of a subject are kept: one folder for each case, precision and candidate.
-
-    Args:
-        subject: what is diagnosed.
-        root: the folder around it; by default `.harness/diagnose` in the working folder.
-    """
+    """Where the journals of a subject are kept: in `root`, one folder for each case, precision and candidate."""
     label = f"{subject.bench.case.name}-{subject.precision}-{subject.candidate.name}"
     return root / re.sub(r"[^\w.-]+", "_", label)
 

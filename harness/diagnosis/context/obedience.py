@@ -33,13 +33,7 @@ class Obedience(StrEnum):
 
 
 def obeyed_by_kernels(kernels: KernelList | None, model: Model, island: Collection[str]) -> Obedience:
-    """What the kernels of an engine tell of the Casts around `island`.
-
-    Args:
-        kernels: of the engine; None where there is no list.
-        model: the model.
-        island: names of nodes that are in FP32 in its graph.
-    """
+    """What the kernels of an engine, as far as they are known, tell of the Casts around the nodes of `island`."""
     if kernels is None or not island:
         return Obedience.OPEN
     found = [_of_node(kernels.kernels, model, node, frozenset(island)) for node in island]

@@ -108,14 +108,8 @@ def tensor_gates(
 ) -> tuple[GateResult, ...]:
     """What the gates of one tensor say of it when it is computed apart from the rest of the model.
 
-    Args:
-        subject: the whole.
-        name: name of the tensor.
-        value: as it was computed.
-        reference: as the reference has it.
-        precision: whose gates hold.
-        emulated: the emulator's, which an engine is judged beside; None judges by absolute bounds.
-        is_output: hold it to the gates of an output.
+    It is judged beside `emulated`, as an engine is, or by absolute bounds where that is None; as a tensor between
+    nodes, or by the gates of an output.
     """
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare(np.asarray(value), reference, dtype=dtype)

@@ -48,14 +48,8 @@ def find_origins_of(
 
     Where there is none of these, the error accumulates: the origins are then the places where it crosses its gate, or
     the culprit with the largest share. So it does, too, where more than a few are needed and none of them introduces
-    more error than others: those that fail alone do so because the nodes behind them amplify any error.
-
-    Args:
-        subject: what is diagnosed.
-        prediction: what the emulator says.
-        culprits: the nodes that must go back to FP32.
-        effects: of nodes lowered alone, on the emulator.
-        layers: what was observed of the candidate; by default the prediction.
+    more error than others: those that fail alone do so because the nodes behind them amplify any error. Gates are
+    crossed in `layers`, which were observed of the candidate, or else in those of the prediction.
     """
     model = subject.model
     outlying = set(outliers(prediction.introduced))
@@ -124,13 +118,7 @@ def _faults_of_their_own(
 
 
 def loses_values(subject: Subject, prediction: Prediction, nodes: Iterable[str]) -> bool:
-    """Whether a value overflows or vanishes at one of `nodes`, which is a fault however little the others err.
-
-    Args:
-        subject: what is diagnosed.
-        prediction: what the emulator says.
-        nodes: names of the nodes.
-    """
+    """Whether a value overflows or vanishes at one of `nodes`, which is a fault however little the others err."""
     infos = [subject.model.node(node) for node in nodes]
     around, usual = tensors_around(subject, infos, subject.precision), usual_error(prediction.introduced)
     measured = (around.measured(info, prediction.introduced.get(info.name), usual) for info in infos)
@@ -181,12 +169,8 @@ def explain_nodes(
 ) -> tuple[Origin, ...]:
     """Each node as an origin, with what happens there at the precision under test.
 
-    Args:
-        subject: what is diagnosed.
-        prediction: what the emulator says.
-        nodes: names of the nodes.
-        observed: by node, the nrmse of an engine that errs there although the emulator does not.
-        alone: by node, what lowering it alone does to the outputs, in multiples of the limit of the worst gate.
+    `observed` has the nrmse of an engine that errs at a node although the emulator does not, and `alone` what lowering
+    a node alone does to the outputs, in multiples of the limit of the worst gate.
     """
     model = subject.model
     infos = [model.node(node) for node in dict.fromkeys(nodes)]
@@ -230,13 +214,7 @@ def _measurements(
 
 def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | None:
     """Why the body of `node` goes wrong: at the first node that stands out, in the first iteration in which one does.
-
-    Args:
-        subject: the model around it.
-        node: its name.
-        usual: what a usual node of that model introduces: in the body alone there may be no usual one.
-        sample: what is fed.
-    """
+    In the body alone there may be no usual error, so that of the model is given."""
     body = open_body(subject, node, sample)
     if body is None:
         return None

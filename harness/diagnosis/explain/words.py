@@ -27,13 +27,7 @@ LONGEST_COMMAND = 2000
 
 
 def summarise(context: Context, found: Findings, hidden: Sequence[HiddenFault] = ()) -> str:
-    """The answer in one or two sentences.
-
-    Args:
-        context: what was diagnosed.
-        found: what the stages came to.
-        hidden: what is lost behind outputs that pass.
-    """
+    """The answer in one or two sentences."""
     subject, verdict = context.subject, found.verdict
     if found.own is not None:
         harm = f": {found.own.harm}" if found.own.harm else ""
@@ -252,13 +246,8 @@ def _pin(context: Context, found: Findings, handed: Handover) -> tuple[str, ...]
 
 
 def again(context: Context, *, tool: str = "diagnose", at: bool = True) -> str:
-    """The command that makes this diagnosis again, or another command on the same subject.
-
-    Args:
-        context: what was diagnosed.
-        tool: which command.
-        at: name the precision, the environment and what was assumed, too.
-    """
+    """The command that makes this diagnosis again, or runs another `tool` on the same subject; with `at`, at the same
+    precision and environment, and with what was assumed."""
     subject, case = context.subject, context.subject.bench.case
     target = str(case.path or subject.model.path or case.name)
     words = ["harness", tool, *target_words(target, case.shape_arguments)]

@@ -100,13 +100,8 @@ def write_handover(
 ) -> Handover:
     """Write what there is to act on to `out`; without a folder, only make the commands.
 
-    Args:
-        context: whose model it is.
-        found: the island, and what else was found.
-        summary: what the repro says of itself.
-        out: the folder.
-        engine_layers: by ONNX node, the layers of the failing engine that compute it.
-        typing: `weak` or `strong`, as that engine was built; None if that is not known.
+    `engine_layers` are, by ONNX node, the layers of the engine that fails, and `typing` is how that was built, `weak`
+    or `strong`, where it is known.
     """
     subject = context.subject
     model, island = subject.model, found.island

@@ -100,16 +100,7 @@ def keep_fp32(
     constraints: str = "obey",
 ) -> dict[Recipe, str]:
     """A command for each tool that keeps `island` in FP32, what fits `release` best first; tools that cannot are left
-    out.
-
-    Args:
-        model: the model as it is.
-        precision: of all other nodes.
-        island: names of the nodes.
-        files: what the commands name.
-        release: what the engine was built with.
-        constraints: `obey`, or `prefer` where TensorRT refuses to obey.
-    """
+    out. `constraints` are `obey`, or `prefer` where TensorRT refuses to obey."""
     typed = typed_commands(files, release)
     flags = {} if release.strong else _flags(model, precision, island, files, constraints)
     recipes = {**typed, **flags} if release.strong or release.version is None else {**flags, **typed}
@@ -198,11 +189,8 @@ def _polygraphy(flag: str, layers: Sequence[str], files: Files, constraints: str
 
 
 def polygraphy_script(layers: Iterable[str]) -> str:
-    """A script for polygraphy's `--trt-network-postprocess-script`: precision and output types of `layers`.
-
-    Args:
-        layers: names of ONNX nodes, after which layers are named: `layers_of` an island.
-    """
+    """A script for polygraphy's `--trt-network-postprocess-script`: precision and output types of `layers`, which are
+    named after ONNX nodes."""
     names = "".join(f"    {name!r},\n" for name in layers)
     return f'''"""Keep the layers of these ONNX nodes in FP32. For polygraphy's --trt-network-postprocess-script."""
 

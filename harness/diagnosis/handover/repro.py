@@ -127,12 +127,7 @@ def repro_under_way(
 ) -> Iterator[Callable[[], Repro]]:
     """Write the folder and run it in a clean process; what is given waits for that, and says what it showed.
 
-    Args:
-        folder: where it goes; what is there is replaced.
-        part: the failing part.
-        info: what it says about itself.
-        signature: what was measured of it here.
-        begun: a run that was begun before; one of another repro is ended.
+    What is in the folder is replaced. A run that was `begun` before is used; one of another repro is ended.
 
     Raises:
         ModelError: the part cannot be saved.

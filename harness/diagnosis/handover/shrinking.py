@@ -25,15 +25,8 @@ Fails = Callable[[Part], bool]
 def shrink(
     subject: Subject, core: Sequence[str], sample: int, fails: Fails, *, most: int | None = None
 ) -> FailingPart | None:
-    """The smallest failing part around `core`; None if no part of the model fails by itself.
-
-    Args:
-        subject: the whole.
-        core: the nodes to begin with.
-        sample: the sample that fails.
-        fails: whether a part fails.
-        most: how many parts to try; None: no limit.
-    """
+    """The smallest failing part around the nodes of `core`; None if no part of the model fails by itself, or none of
+    the first `most`."""
     left = [most if most is not None else 1 << 30]
     known = tensors_of(subject, core, sample) if len(core) <= MOST_SHRUNK else {}
 

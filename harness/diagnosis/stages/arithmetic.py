@@ -66,14 +66,10 @@ def build_fp32(seen: Seen, context: Context) -> Seen:
 
 
 def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEvaluation, str]:
-    """`strict`, judged beside the emulated TF32, and what came of it, in words.
+    """An engine in FP32 that fails, judged beside the emulated TF32, and what came of it, in words.
 
     It passes if each of its outputs passes the gates of TF32, or errs at most by `FACTOR` times as much as the emulated
     TF32, which may not pass them itself.
-
-    Args:
-        subject: whose engine it is.
-        strict: the engine in FP32, which fails, with its outputs of all samples.
     """
     plan = subject.plan(precision=Precision.TF32)
     outputs: list[OutputResult] = []
@@ -112,13 +108,8 @@ def estimate_sums(seen: Seen, context: Context) -> Seen:
 def estimate_accumulation(
     subject: Subject, prediction: Prediction, baseline: JudgedEvaluation
 ) -> Accumulation | None:
-    """What FP16 accumulation adds to the error of an engine; None if nothing is added up in FP16, or it is assumed.
-
-    Args:
-        subject: whose engine it is; the precision is FP16.
-        prediction: what the emulator says, which passes.
-        baseline: the engine that fails.
-    """
+    """What FP16 accumulation adds to the error of an FP16 engine that fails where the emulator passes; None if nothing
+    is added up in FP16, or it is assumed."""
     bench = subject.bench
     sample = baseline.failing_sample
     assert sample is not None

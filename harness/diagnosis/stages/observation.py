@@ -80,15 +80,11 @@ def observe(
     judged_as: Precision | None = None,
     inside: bool = True,
 ) -> EngineObservation:
-    """Observe the engine.
+    """Observe an engine that was evaluated unobserved, as `baseline`.
 
-    Args:
-        evaluator: of a subject whose candidate is an engine.
-        baseline: the unobserved engine, with its outputs of all samples.
-        precision: another precision than the one under test.
-        islands: nodes that are in FP32 in that engine.
-        judged_as: the precision whose gates hold, if it is another one.
-        inside: whether to look inside of the kernels where the error starts, which takes an engine of its own.
+    `precision` is another one than that under test, and `judged_as` the one whose gates hold, if it is another one;
+    `islands` are in FP32 in that engine. To look `inside` of the kernels where the error starts takes an engine of its
+    own.
 
     Raises:
         BudgetExhaustedError: the budget is spent.

@@ -37,12 +37,7 @@ def ask_emulator(seen: Seen, context: Context) -> Seen:
 
 
 def predict(subject: Subject, gates: GateCheck) -> Prediction:
-    """Run the second stage.
-
-    Args:
-        subject: what is diagnosed.
-        gates: what the first stage found.
-    """
+    """What the emulator says of a candidate that fails."""
     if gates.verdict is not None or gates.baseline is None:
         raise UsageError(f"predict requires gates without a verdict, these ended with {gates.verdict!r}")
     failing = gates.baseline.failing_sample

@@ -22,14 +22,8 @@ def error_of(layer: LayerResult) -> float:
 def island_hints(
     subject: Subject, starts: Iterable[str], prior: Iterable[str], known: Collection[frozenset[str]]
 ) -> list[frozenset[str]]:
-    """Islands to try before any search: where the error starts, what the emulator says, and their neighbourhood.
-
-    Args:
-        subject: what is diagnosed.
-        starts: nodes where the engine's error starts.
-        prior: the emulator's island; empty if it has none.
-        known: islands that were tried.
-    """
+    """Islands to try before any search, those in `known` left out: where the engine's error starts, the emulator's
+    island, and their neighbourhood."""
     units = frozenset(subject.units)
     beginning, island = frozenset(starts) & units, frozenset(prior) & units
     model = subject.model
@@ -45,13 +39,8 @@ def island_hints(
 def block_hints(
     subject: Subject, starts: Iterable[str], known: Collection[frozenset[str]]
 ) -> list[frozenset[str]]:
-    """Contiguous parts to try before any search: the block in which the error starts, then all that it influences.
-
-    Args:
-        subject: what is diagnosed.
-        starts: nodes where the error starts; the first is believed.
-        known: islands that were tried.
-    """
+    """Contiguous parts to try before any search, those in `known` left out: the block of the first of `starts` that is
+    lowered, then all that it influences."""
     units = frozenset(subject.units)
     start = next((node for node in starts if node in units), None)
     if start is None:
@@ -68,14 +57,8 @@ def kernel_hints(
     kernels: Sequence[Sequence[str]],
     known: Collection[frozenset[str]],
 ) -> list[frozenset[str]]:
-    """The kernel in which the error starts, then that and the kernels that read it: parts of an engine as it is built.
-
-    Args:
-        subject: what is diagnosed.
-        starts: nodes where the error starts, or that cure an emulator.
-        kernels: the nodes of each kernel.
-        known: islands that were tried.
-    """
+    """The kernels in which the error starts, then those and the kernels that read them, those in `known` left out:
+    parts of an engine as it is built."""
     units = frozenset(subject.units)
     beginning = frozenset(starts) & units
     hit = whole_kernels(subject, beginning, kernels) if kernels else frozenset[str]()
@@ -109,13 +92,8 @@ def _influenced(model: Model, nodes: Collection[str]) -> frozenset[str]:
 
 
 def node_scores(subject: Subject, prediction: Prediction, layers: Sequence[LayerResult]) -> dict[str, float]:
-    """How much each node is suspected: the error that it adds on the engine, beside what it introduces anyway.
-
-    Args:
-        subject: what is diagnosed.
-        prediction: what the emulator says.
-        layers: what was observed of the engine; may be empty.
-    """
+    """How much each node is suspected: the error that it adds on the engine, as far as that was observed, beside what
+    it introduces anyway."""
     units = set(subject.units)
     scores = {node: min(error, 1.0) for node, error in prediction.introduced.items() if node in units}
     errors = {layer.tensor: error_of(layer) for layer in layers}

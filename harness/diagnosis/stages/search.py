@@ -64,11 +64,8 @@ def island_problem(
 ) -> Problem:
     """The question which nodes must go back to FP32: the same for every search, by hand or not, on one subject.
 
-    Args:
-        subject: what is diagnosed.
-        scores: by node, how much it is suspected.
-        hints: islands to try first.
-        kernels: of the engine under test: its groups are what they compute; without them, blocks by name.
+    Its groups are what the `kernels` of the engine under test compute; without them, blocks by name. `scores` say how
+    much a node is suspected, and `hints` are islands to try first.
     """
     by_kernel = kernel_groups(subject.model, kernels, subject.units)
     return Problem(
@@ -95,8 +92,8 @@ def search_candidate(
 ) -> Result:
     """Search `problem` on the candidate of `evaluator`, within its budget, which ends a search and raises nothing.
 
-    Seconds have one clock, the evaluator's: what the journal answers takes none, and the budget that ended a search
-    is still spent afterwards. A configuration that is needed again is built again, with its tactics timed anew. On an
+    Seconds have one clock, the evaluator's: what the journal answers takes none, and the budget that ended a search is
+    still spent afterwards. A configuration that is needed again is built again, with its tactics timed anew. On an
     engine a search is given up that cannot build most of what it asks for.
 
     Args:

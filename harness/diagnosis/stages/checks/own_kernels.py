@@ -61,12 +61,7 @@ def ask_for_kernels(seen: Seen, context: Context) -> Seen:
 
 
 def with_own_kernels(subject: Subject, island: tuple[str, ...]) -> OwnKernels | None:
-    """Judge an island of the emulator with the kernels that are made of it; None where no kernels are assumed.
-
-    Args:
-        subject: its candidate is the emulator.
-        island: what was found with the kernels of the model without islands.
-    """
+    """Judge an island of the emulator with the kernels that are made of it; None where no kernels are assumed."""
     if subject.bench.assumed.compiler is None:
         return None
     feeds, precision = subject.bench.feeds[0], subject.precision

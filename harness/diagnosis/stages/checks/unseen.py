@@ -109,12 +109,7 @@ def try_unseen(
 ) -> Unseen | None:
     """Whether `island` cures on fresh inputs, on the emulator, and a wider one that does if it does not.
 
-    Args:
-        subject: what is diagnosed.
-        island: it passes on the inputs of the subject.
-        widen: searches on a sample that fails.
-        fp32_sums: the products that are added up in FP32 beside it; where there are some, nothing is widened.
-        most: how often the island is widened.
+    It is widened `most` times at most; beside `fp32_sums`, the products that are added up in FP32, it is not.
 
     Returns:
         What became of it on samples that nothing was searched on; None where there are no other inputs: those of the

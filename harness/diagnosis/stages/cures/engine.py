@@ -122,13 +122,7 @@ def _build(
 ) -> tuple[Seen, JudgedEvaluation]:
     """Build the unobserved engine with `island` in FP32: what is known then, and what came of it.
 
-    Args:
-        seen: what was seen so far.
-        context: the diagnosis under way.
-        island: the nodes, in topological order.
-        what: `the emulator's island in FP32`, for the evidence.
-        cure: what is shown if it passes, to prepare what follows while it is built; None prepares nothing.
-        facts: of the evidence, besides the island and what came of it.
+    `what` says for the evidence what is in FP32. With `cure`, which should pass, what follows is prepared meanwhile.
     """
     context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
     plan = context.subject.plan(island)
@@ -394,19 +388,8 @@ def cure_on_engine(
     phase: str = CURE_PHASE,
     most: int | None = None,
 ) -> Cure:
-    """The island on an engine that the emulator does not explain.
-
-    Args:
-        seen: what was seen so far.
-        context: the diagnosis under way.
-        hints: islands to try first.
-        known: what was evaluated already.
-        options: of the search.
-        name: of its journal.
-        text: what it does, for whoever follows progress.
-        phase: what the engines are charged to.
-        most: how many evaluations to spend at most, besides the budget.
-    """
+    """The island on an engine that the emulator does not explain, in a search called `name`, whose builds are charged
+    to `phase`; `text` is for whoever follows progress."""
     evaluator, subject = context.evaluator, context.subject
     if subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")

@@ -44,12 +44,8 @@ def sums_of(context: Context, prediction: Prediction) -> FP32Sums:
 
 
 def find_fp32_sums(evaluator: Evaluator, prediction: Prediction) -> FP32Sums:
-    """The products with which the emulator passes when they are added up in FP32, the fewest that were tried.
-
-    Args:
-        evaluator: evaluates on the emulator.
-        prediction: that of a failing emulator, which adds up in FP16.
-    """
+    """The products with which an emulator that fails, and adds up in FP16, passes when they are added up in FP32: the
+    fewest that were tried."""
     subject = evaluator.subject
     summed = _added_up_in_fp16(subject, prediction.failing_sample)
     before = worst_error(prediction.outputs)

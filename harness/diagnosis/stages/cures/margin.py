@@ -51,14 +51,7 @@ def next_share(share: float, trial: Evaluation) -> float | None:
 def island_with_margin(
     emulator: Evaluator, prediction: Prediction, effects: Effects, share: float
 ) -> tuple[tuple[str, ...], float] | None:
-    """The island with which the emulator has at most `share` of its limit left, and what it has; None: there is none.
-
-    Args:
-        emulator: evaluates on the emulator.
-        prediction: that of a failing emulator.
-        effects: of nodes lowered alone.
-        share: of the limit of the worst gate.
-    """
+    """The island with which the emulator has at most `share` of its limit left, and what it has; None: there is none."""
     subject = emulator.subject
     left: dict[frozenset[str], float] = {}
 

@@ -15,13 +15,8 @@ from harness.errors import HarnessError
 
 
 def meanwhile(seen: Seen, context: Context, cure: Cure) -> None:
-    """Look at the engine that fails, explain the fault, measure the emulator with the cure, and cut out the repro.
-
-    Args:
-        seen: what was seen so far.
-        context: keeps what is found.
-        cure: what the engine that is being built should show to cure.
-    """
+    """While an engine is built that `cure` should cure: look at the one that fails, explain the fault, measure the
+    emulator with the cure, and cut out the repro."""
     with suppress(HarnessError):  # whatever goes wrong does so again when it is its turn
         subject = context.subject
         if context.evaluator.has_looked and seen.baseline.tensors:
