@@ -37,6 +37,5 @@ from .results import Recipe as Recipe
 from .results import Repro as Repro
 from .results import Separation as Separation
 from .results import Stage as Stage
-from .stages import SearchSetup as SearchSetup
 from .stages import cure_on_emulator as cure_on_emulator
 from .stages import island_problem as island_problem

@@ -33,7 +33,7 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain import MeasuredNode, explain_nodes, tensors_around
 from harness.diagnosis.handover import write_handover
 from harness.diagnosis.results import DiagnosisVerdict, Stage
-from harness.diagnosis.stages import CURE_PHASE, SearchSetup, confirm, cure_on_emulator, island_problem
+from harness.diagnosis.stages import CURE_PHASE, confirm, cure_on_emulator, island_problem
 from harness.judge import COPIES, LayerResult, measure_layers
 from harness.model import NodeInfo
 from harness.search import Evaluation, Outcome, Problem, Result, search
@@ -224,11 +224,9 @@ class ByHand:
 
     def _bisect_everything(self) -> Result:
         context, known = self.context, self.on_emulator
-        setup = SearchSetup(known.journal, known.name, context.follow("search the island"))
         context.report(Stage.CURE, "lower suspects one at a time")
-        effects = context.effects(self.prediction.failing_sample)
         try:
-            cure = cure_on_emulator(context.emulator, self.prediction, effects, setup)
+            cure = cure_on_emulator(context, self.prediction, name=known.name)
         finally:
             known.refresh()
         assert cure.result is not None, "cure_on_emulator always searches"

@@ -124,7 +124,7 @@ def subject(scale: float = 1.0, samples: int = 1) -> Subject:
 
 
 def test_stages_refuse_what_they_cannot_work_with() -> None:
-    from harness.diagnosis import SearchSetup, cure_on_emulator
+    from harness.diagnosis import cure_on_emulator
     from harness.diagnosis.stages import cure_on_engine, observe
 
     sound = subject()
@@ -140,9 +140,9 @@ def test_stages_refuse_what_they_cannot_work_with() -> None:
         cure_on_engine(Seen(FP16, True), Context(sound), [], {}, SearchOptions(), name="", text="")
     faulty = subject(600.0)
     prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
-    engine = Subject(faulty.bench, FP16, sound.candidate)
-    with pytest.raises(UsageError, match="requires the emulator"):
-        cure_on_emulator(Evaluator(engine, Spending()), prediction, Effects(faulty, 0), SearchSetup())
+    passing = replace(prediction, trial=replace(prediction.trial, outcome=Outcome.PASS))
+    with pytest.raises(UsageError, match="requires an emulator that fails"):
+        cure_on_emulator(Context(faulty), passing)
 
 
 def test_the_effect_of_a_node_is_what_lowering_it_alone_does() -> None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from harness.comparison import compare
 from harness.model import PRODUCTS, Model
 from harness.worker.protocol import Kernel, KernelList
 
@@ -86,7 +87,8 @@ def obeyed_by_numbers(
     found = []
     for name in names:
         if name in emulated and name in emulated_without:
-            errors = [_error(each[name], reference[name]) for each in (engine, emulated, emulated_without)]
+            held = (engine[name], emulated[name], emulated_without[name])
+            errors = [compare(value, reference[name], dtype=None).error for value in held]
             found.append(_nearer(*errors))
     told = set(found) - {Obedience.OPEN}
     return told.pop() if len(told) == 1 else Obedience.OPEN
@@ -107,16 +109,3 @@ def _nearer(engine: float, kept: float, away: float) -> Obedience:
 
 def _same(value: np.ndarray, other: np.ndarray) -> bool:
     return value.shape == other.shape and bool(np.array_equal(value, other, equal_nan=True))
-
-
-def _error(value: np.ndarray, reference: np.ndarray) -> float:
-    """nrmse; infinite where the value is not finite and the reference is."""
-    if value.shape != reference.shape:
-        return math.inf
-    finite = np.isfinite(reference)
-    exact = reference[finite].astype(np.float64)
-    apart = value[finite].astype(np.float64) - exact
-    power = float(np.sqrt(np.mean(exact * exact))) if exact.size else 0.0
-    if not power or not np.isfinite(apart).all():
-        return math.inf
-    return float(np.sqrt(np.mean(apart * apart))) / power

@@ -136,19 +136,18 @@ class Subject:
         computed = Computed(found.tensors, found.failures)
         own = self.bench.parts(sample), self.bench.flips(plan.precision, sample)
         outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, *own)
-        if absolute and not all(output.passed for output in outputs):
-            lowered = [name for name in self.bench.emulator.units(plan.precision) if name not in plan.islands]
-            chosen = self.bench.choices.of_emulator(plan.precision, sample, lowered)
+        if not all(output.passed for output in outputs):
+            if absolute:
+                lowered = [
+                    name for name in self.bench.emulator.units(plan.precision) if name not in plan.islands
+                ]
+                chosen = self.bench.choices.of_emulator(plan.precision, sample, lowered)
+            else:
+                chosen = self.bench.choices.of_engine(plan.precision, sample, found.tensors)
             if chosen is not None:
-                outputs = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, None, *own)
-        elif not absolute and not all(output.passed for output in outputs):
-            chosen = self.bench.choices.of_engine(plan.precision, sample, found.tensors)
-            again = (
-                outputs
-                if chosen is None
-                else judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, emulated, *own)
-            )
-            outputs = again if all(output.passed for output in again) else outputs
+                again = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, emulated, *own)
+                if absolute or all(output.passed for output in again):
+                    outputs = again
         return self.decidable(outputs)
 
     def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:

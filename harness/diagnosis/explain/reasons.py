@@ -175,26 +175,30 @@ def _subject(node: MeasuredNode) -> str:
         return "its values reach"
     if node.squares:
         return f"squares of values up to {sizes[0]} reach"
-    if node.op == "Pow":
-        return f"powers of values up to {sizes[0]} reach"
     if node.op in STEEP:
         return f"{STEEP[node.op]} of values up to {sizes[0]} reaches"
-    if node.op in PRODUCTS and len(sizes) > 1:
-        return f"sums of products of values up to {sizes[0]} and {sizes[1]} reach"
-    if node.op in ("ReduceSum", "CumSum", "ReduceL1"):
-        return f"sums of values up to {sizes[0]} reach"
-    if node.op in ("ReduceSumSquare", "ReduceL2"):
-        return f"sums of squares of values up to {sizes[0]} reach"
-    if node.op == "ReduceMean":
-        return f"means of values up to {sizes[0]} reach"
-    if node.op in ADDITIONS and len(sizes) > 1:
-        word = "differences" if node.op == "Sub" else "sums"
-        return f"{word} of values up to {sizes[0]} and {sizes[1]} reach"
-    if node.op == "Mul" and len(sizes) > 1:
-        return f"products of values up to {sizes[0]} and {sizes[1]} reach"
     if node.op in ("Div", "Reciprocal"):
         return f"quotients by values down to {magnitude(node.inputs[-1].smallest)} reach"
+    if node.op in _OF_ONE:
+        return f"{_OF_ONE[node.op]} of values up to {sizes[0]} reach"
+    if node.op in _OF_TWO and len(sizes) > 1:
+        return f"{_OF_TWO[node.op]} of values up to {sizes[0]} and {sizes[1]} reach"
     return f"from values up to {sizes[0]} its output reaches"
+
+
+_OF_ONE = {
+    "Pow": "powers",
+    "ReduceMean": "means",
+    **dict.fromkeys(("ReduceSum", "CumSum", "ReduceL1"), "sums"),
+    **dict.fromkeys(("ReduceSumSquare", "ReduceL2"), "sums of squares"),
+}
+_OF_TWO = {
+    **dict.fromkeys(PRODUCTS, "sums of products"),
+    **dict.fromkeys(ADDITIONS, "sums"),
+    "Sub": "differences",
+    "Mul": "products",
+}
+"""What a node computes of its operands, by operator."""
 
 
 def _divisor_vanishes(node: MeasuredNode, kind: NumberFormat) -> str | None:

@@ -37,7 +37,6 @@ from .priors import block_hints as block_hints
 from .repeats import judge_builds as judge_builds
 from .repeats import repeat_engine as repeat_engine
 from .search import CURE_PHASE as CURE_PHASE
-from .search import SearchSetup as SearchSetup
 from .search import island_problem as island_problem
 from .separation import search_marks as search_marks
 from .tactics import vary_tactics as vary_tactics

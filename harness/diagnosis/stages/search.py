@@ -8,12 +8,12 @@ answer, for TensorRT had no implementation for most islands.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from harness.backends import Plan
 from harness.diagnosis.context import (
+    Context,
     Cure,
-    DiagnosisJournal,
     Evaluator,
     Subject,
     find_groups,
@@ -26,7 +26,6 @@ from harness.search import (
     Options,
     Outcome,
     Problem,
-    Progress,
     Result,
     SearchVerdict,
     search,
@@ -38,21 +37,6 @@ Known = Mapping[frozenset[str], Evaluation]
 
 MOST_UNRESOLVED = 0.5
 """The share of builds that may fail before a search on an engine is given up."""
-
-
-@dataclass(frozen=True)
-class SearchSetup:
-    """What a search runs with.
-
-    Args:
-        journal: keeps the journal of the search.
-        name: name of that journal.
-        on_progress: called after each evaluation.
-    """
-
-    journal: DiagnosisJournal = field(default_factory=DiagnosisJournal)
-    name: str = "islands"
-    on_progress: Callable[[Progress], None] | None = None
 
 
 def island_problem(
@@ -78,12 +62,14 @@ def island_problem(
 
 
 def search_candidate(
+    context: Context,
     evaluator: Evaluator,
     problem: Problem,
     options: Options,
     known: Known,
-    setup: SearchSetup,
     *,
+    name: str,
+    text: str,
     plan_of: Callable[[frozenset[str]], Plan] | None = None,
     phase: str = CURE_PHASE,
     most: int | None = None,
@@ -97,11 +83,13 @@ def search_candidate(
     engine a search is given up that cannot build most of what it asks for.
 
     Args:
-        evaluator: of the candidate.
+        context: the diagnosis under way.
+        evaluator: of the candidate, or of the emulator beside it.
         problem: which units, and what is believed of them.
         options: of the search.
         known: what was evaluated before, outside of the search.
-        setup: what to run with.
+        name: of its journal.
+        text: what it does, for whoever follows progress.
         plan_of: what treating units means; by default they are nodes in FP32.
         phase: what the engines are charged to.
         most: how many evaluations to spend at most, besides the budget.
@@ -127,7 +115,7 @@ def search_candidate(
     limits = [most] if emulated else [most, evaluator.spending.left(phase)]
     builds = min((limit for limit in limits if limit is not None), default=None)
     budget = Budget(evaluations=builds, unresolved=None if emulated else MOST_UNRESOLVED)
-    with setup.journal.of_search(setup.name, problem) as journal:
+    with context.journal.of_search(name, problem) as journal:
         return search(
             problem,
             oracle,
@@ -135,7 +123,7 @@ def search_candidate(
             budget=budget,
             journal=journal,
             known=known,
-            on_progress=setup.on_progress,
+            on_progress=context.follow(text),
             ahead=ahead if emulated else None,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from harness.backends import Observation, Plan
 from harness.diagnosis.context import Context, Seen, SeparationSearch
 from harness.diagnosis.results import Evidence, EvidenceKind, Separation, Stage
-from harness.diagnosis.stages.search import SearchSetup, search_candidate, why_given_up
+from harness.diagnosis.stages.search import search_candidate, why_given_up
 from harness.model import Model
 from harness.search import Evaluation, Options, Outcome, Problem
 from harness.text import names
@@ -44,11 +44,13 @@ def search_marks(seen: Seen, context: Context) -> Seen:
         return subject.plan(precision=precision, observation=kind, marks=treated)
 
     result = search_candidate(
+        context,
         context.evaluator,
         problem,
         Options(prove=True, repeats=REPEATS),
         known,
-        SearchSetup(context.journal, f"marks-{precision}", context.follow("search the marks")),
+        name=f"marks-{precision}",
+        text="search the marks",
         plan_of=plan_of,
         phase=PHASE,
     )

@@ -27,7 +27,6 @@ from harness.diagnosis.explain import loses_values
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.diagnosis.stages.cures import FARTHEST, cure_on_emulator
 from harness.diagnosis.stages.prediction import predict
-from harness.diagnosis.stages.search import SearchSetup
 from harness.errors import HarnessError
 from harness.judge import Workbench
 from harness.model import guess_fills
@@ -95,8 +94,7 @@ def _search_again(subject: Subject, effects: Effects | None) -> tuple[str, ...]:
     if baseline.passed:
         return ()
     prediction = predict(subject, GateCheck(None, baseline, outputs=baseline.outputs))
-    effects = effects or context.effects(0)
-    return cure_on_emulator(context.evaluator, prediction, effects, SearchSetup()).island
+    return cure_on_emulator(context, prediction, effects=effects).island
 
 
 def try_unseen(

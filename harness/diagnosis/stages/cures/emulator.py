@@ -29,7 +29,6 @@ from harness.diagnosis.results import EMULATOR, Stage
 from harness.diagnosis.stages.cures.margin import RESERVED
 from harness.diagnosis.stages.search import (
     CURE_PHASE,
-    SearchSetup,
     cure_of,
     island_problem,
     key_of,
@@ -49,9 +48,7 @@ def cure_emulator(seen: Seen, context: Context) -> Seen:
     """Search the island on the emulator, which is the candidate."""
     prediction = seen.predicted
     context.report(Stage.CURE, "try the suspects", suspected=outliers(prediction.introduced))
-    setup = SearchSetup(context.journal, on_progress=context.follow("search the island"))
-    effects = context.effects(prediction.failing_sample)
-    cure = cure_on_emulator(context.evaluator, prediction, effects, setup)
+    cure = cure_on_emulator(context, prediction)
     return replace(seen, cure=cure).adding(*cure.evidence)
 
 
@@ -76,23 +73,24 @@ def prior_of(
     """The island of the emulator that stands for an engine, found now or before; `on_hint` as in `cure_on_emulator`."""
     text = "search the island on the emulator"
     context.report(Stage.CURE, text, suspected=outliers(prediction.introduced))
-    setup = SearchSetup(context.journal, "emulator", context.follow(text))
-    effects = context.effects(prediction.failing_sample)
 
     def searched() -> Cure:
         if context.subject.precision is Precision.TF32:  # of which no island is built
-            return cure_on_emulator(context.emulator, prediction, effects, setup)
-        return cure_on_emulator(context.emulator, prediction, effects, setup, share=RESERVED, on_hint=on_hint)
+            return cure_on_emulator(context, prediction, name="emulator", text=text)
+        return cure_on_emulator(
+            context, prediction, name="emulator", text=text, share=RESERVED, on_hint=on_hint
+        )
 
     return context.priors.of(prediction.key, searched)
 
 
 def cure_on_emulator(
-    evaluator: Evaluator,
+    context: Context,
     prediction: Prediction,
-    effects: Effects,
-    setup: SearchSetup,
     *,
+    name: str = "islands",
+    text: str = "search the island",
+    effects: Effects | None = None,
     share: float = 1.0,
     on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
 ) -> Cure:
@@ -102,16 +100,18 @@ def cure_on_emulator(
     the engine, needs others of them.
 
     Args:
-        evaluator: of a subject whose candidate is the emulator.
+        context: the diagnosis under way.
         prediction: that of a failing emulator.
-        effects: measures and remembers the effect of each node alone.
-        setup: what to run with.
+        name: of the journal of the search.
+        text: what it does, for whoever follows progress.
+        effects: of nodes lowered alone; by default in the sample that fails.
         share: what an island of errors that add up leaves at most of the limit of the worst gate; 1: it is proved.
         on_hint: gets a set that cures and of which most likely nothing can be left out, as all of it overflows.
     """
-    subject = evaluator.subject
-    if not subject.emulated or not prediction.fails:
-        raise UsageError("cure_on_emulator requires the emulator, and that it fails")
+    if not prediction.fails:
+        raise UsageError("cure_on_emulator requires an emulator that fails")
+    evaluator, subject = context.emulator, context.emulated
+    effects = effects or context.effects(prediction.failing_sample)
     evaluator.failing_sample = prediction.failing_sample
     known: dict[frozenset[str], Evaluation] = {frozenset(): prediction.trial}
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
@@ -143,7 +143,9 @@ def cure_on_emulator(
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     at_hand = {} if hint is None else {hint: known.pop(hint)}
     options = Options(prove=share == 1.0 and proved)
-    result = search_candidate(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
+    result = search_candidate(
+        context, evaluator, problem, options, known, name=name, text=text, at_hand=at_hand, share=share
+    )
     return cure_of(result, EMULATOR)
 
 

@@ -51,7 +51,6 @@ from harness.diagnosis.stages.priors import (
 from harness.diagnosis.stages.search import (
     CURE_PHASE,
     Known,
-    SearchSetup,
     cure_of,
     island_problem,
     key_of,
@@ -395,8 +394,9 @@ def cure_on_engine(
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
     scores = node_scores(subject, seen.predicted, seen.layers)
     problem = island_problem(subject, scores=scores, hints=hints, kernels=seen.baseline.kernels)
-    setup = SearchSetup(context.journal, name, context.follow(text))
-    result = search_candidate(evaluator, problem, options, known, setup, phase=phase, most=most)
+    result = search_candidate(
+        context, evaluator, problem, options, known, name=name, text=text, phase=phase, most=most
+    )
     cure = cure_of(result, CANDIDATE)
     relaxed = evaluator.relaxed(subject.plan(cure.island)) if cure.found else None
     (found,) = cure.evidence

@@ -51,7 +51,7 @@ def next_share(share: float, trial: Evaluation) -> float | None:
 def island_with_margin(
     emulator: Evaluator, prediction: Prediction, effects: Effects, share: float
 ) -> tuple[tuple[str, ...], float] | None:
-    """The island with which the emulator has at most `share` of its limit left, and what it has; None: there is none."""
+    """The island with which the emulator has at most `share` of its limit left, and what it has; None if none."""
     subject = emulator.subject
     left: dict[frozenset[str], float] = {}
 
