@@ -30,7 +30,7 @@ from harness.diagnosis.context import (
     inherited,
     usual_error,
 )
-from harness.diagnosis.explain import MeasuredNode, explain_nodes, tensors_around
+from harness.diagnosis.explain import MeasuredNode, TensorsAround, explain_nodes
 from harness.diagnosis.handover import write_handover
 from harness.diagnosis.results import DiagnosisVerdict, Stage
 from harness.diagnosis.stages import CURE_PHASE, confirm, cure_on_emulator, island_problem
@@ -159,7 +159,7 @@ class ByHand:
 
     def measured(self, node: NodeInfo) -> MeasuredNode:
         """A node with what its float tensors hold."""
-        around = tensors_around(self.subject, [node], self.subject.precision)
+        around = TensorsAround(self.subject, [node], self.subject.precision)
         return around.measured(node, self.prediction.introduced.get(node.name), self.usual_error)
 
     def effect(self, node: str) -> float:

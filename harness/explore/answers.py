@@ -162,13 +162,6 @@ class BisectResult:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was drawn."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
 class ExportedFiles:
     """What was written.
 
@@ -243,14 +236,6 @@ class Welcome:
     note: str = ""
 
 
-Answer = (
-    Welcome
-    | LayerTable
-    | Explanation
-    | KeptNodes
-    | TryResult
-    | BisectResult
-    | Picture
-    | ExportedFiles
-    | Results
+Answer = (  # a Path is a picture that was drawn
+    Welcome | LayerTable | Explanation | KeptNodes | TryResult | BisectResult | Path | ExportedFiles | Results
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.diagnosis import ByHand, DiagnosisJournal, Subject
 from harness.errors import JournalError, UsageError
-from harness.explore.answers import ExportedFiles, Picture, TryResult
+from harness.explore.answers import ExportedFiles, TryResult
 from harness.judge import RunResult
 from harness.tensors import typed_path, write_text
 
@@ -38,7 +38,7 @@ def default_folder(subject: Subject) -> Path:
     return Path(re.sub(r"[^\w.-]+", "_", "-".join(parts)))
 
 
-def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -> Picture:
+def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -> Path:
     """Draw how the error of `result` grows.
 
     Args:
@@ -55,7 +55,7 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
     fresh = (folder / PICTURE.format(number) for number in count(1))
     target = typed_path(path) if path is not None else next(each for each in fresh if not each.exists())
     with _writing(target):
-        return Picture(save_error_growth(result, target, note=note))
+        return save_error_growth(result, target, note=note)
 
 
 def export(by_hand: ByHand, result: TryResult, folder: Path) -> ExportedFiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import singledispatch
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -20,7 +21,6 @@ from harness.explore.answers import (
     JournalSummary,
     KeptNodes,
     LayerTable,
-    Picture,
     Results,
     TryResult,
     Welcome,
@@ -224,8 +224,8 @@ def _tried(tried: TryResult | BisectResult) -> Text:
 
 
 @render.register
-def _(answer: Picture) -> RenderableType:
-    return Text(str(answer.path))
+def _(answer: Path) -> RenderableType:
+    return Text(str(answer))
 
 
 @render.register

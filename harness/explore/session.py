@@ -29,7 +29,6 @@ from harness.explore.answers import (
     JournalSummary,
     KeptNodes,
     LayerTable,
-    Picture,
     Results,
     TryResult,
     Welcome,
@@ -279,7 +278,7 @@ class Session:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def plot(self, path: str | None = None) -> Picture:
+    def plot(self, path: str | None = None) -> Path:
         """Draw how the error grows with what is kept now.
 
         Raises:

@@ -66,36 +66,11 @@ class Shell:
         with _OnDemand(self._progress) as progress:
             self.session.context.progress = progress
             try:
-                answer = self._answer(command)
+                answer = _ANSWERS[command.name](self.session, command)
             finally:
                 self.session.context.progress = None
         self.show(answer)
         return answer
-
-    def _answer(self, command: Command) -> Answer:
-        session, words = self.session, command.words
-        match command.name:
-            case "layers":
-                return session.layers(words, command.order)
-            case "why":
-                return session.why(*words)
-            case "keep":
-                return session.keep(words) if words else session.show_kept()
-            case "lower":
-                return session.lower(words)
-            case "try":
-                return session.evaluate(engine=bool(words))
-            case "bisect":
-                return session.bisect(words)
-            case "plot":
-                return session.plot(*words)
-            case "undo":
-                return session.undo()
-            case "history":
-                return session.results()
-            case "export":
-                return session.export(*words)
-        raise AssertionError(f"{command} has no answer")
 
     def show(self, answer: Answer) -> None:
         """Print an answer."""
@@ -199,6 +174,21 @@ class Shell:
                 {"prompt": "bold" if plain else "bold ansicyan", "bottom-toolbar": "noreverse"}
             ),
         )
+
+
+_ANSWERS: dict[str, Callable[[Session, Command], Answer]] = {
+    "layers": lambda session, given: session.layers(given.words, given.order),
+    "why": lambda session, given: session.why(*given.words),
+    "keep": lambda session, given: session.keep(given.words) if given.words else session.show_kept(),
+    "lower": lambda session, given: session.lower(given.words),
+    "try": lambda session, given: session.evaluate(engine=bool(given.words)),
+    "bisect": lambda session, given: session.bisect(given.words),
+    "plot": lambda session, given: session.plot(*given.words),
+    "undo": lambda session, given: session.undo(),
+    "history": lambda session, given: session.results(),
+    "export": lambda session, given: session.export(*given.words),
+}
+"""What each command does, but for `help` and `quit`."""
 
 
 class _OnDemand:

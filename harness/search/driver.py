@@ -10,7 +10,7 @@ from harness.search.predicate import Log, Predicate, Stop
 from harness.search.problem import Problem
 from harness.search.ranked import ranking
 from harness.search.session import BudgetSpent, GivenUp, Session, Unrepeatable
-from harness.search.splitting import Narrowed, prove_minimal
+from harness.search.splitting import Reduction, prove_minimal
 from harness.search.strategy import narrow
 from harness.search.types import (
     Budget,
@@ -99,7 +99,7 @@ class _Search:
             try:
                 self._check_ends()
                 narrowed = self._narrow()
-                self.kept, self.untested = narrowed.kept, narrowed.untested
+                self.kept, self.untested = narrowed.kept, narrowed.untested_units
                 self._check_repeats(*self.predicate.configurations(narrowed.kept))
             except BudgetSpent as spent:
                 self.log.note(str(spent))
@@ -159,7 +159,7 @@ class _Search:
         what = self.problem.describe(treated)
         return Stop(SearchVerdict.FLAKY, f"treating {what} does not give the same outcome twice", treated)
 
-    def _narrow(self) -> Narrowed:
+    def _narrow(self) -> Reduction:
         """For both directions: a cure first; if it is not a cause, a cause beside it, and what both need."""
         if self.options.direction is not Direction.BOTH:
             return narrow(self.predicate, prove=self.options.prove)
@@ -169,17 +169,17 @@ class _Search:
         cause = narrow(Predicate(self.session, self.log, Direction.CAUSE), prove=False)
         for kept in (cause.kept, cure.kept | cause.kept):
             if self.predicate.holds(kept, "cause and cure"):
-                return Narrowed(kept)
+                return Reduction(kept)
         return narrow(self.predicate, prove=self.options.prove)
 
-    def _prove(self, narrowed: Narrowed) -> None:
+    def _prove(self, narrowed: Reduction) -> None:
         """Spend what is left of the budget on the proof; an answer stays an answer without it."""
         if not self.options.prove and len(narrowed.kept) > 1:
             return
         order = tuple(reversed(ranking(self.problem)))
         try:
             proof = prove_minimal(self.predicate, narrowed.kept, order)
-            self.minimal, self.untested = not proof.untested, proof.untested
+            self.minimal, self.untested = not proof.untested, proof.untested_units
             if proof.kept != self.kept:
                 self.kept = proof.kept
                 self._check_repeats(*self.predicate.configurations(proof.kept))

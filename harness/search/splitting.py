@@ -24,19 +24,6 @@ Atom = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Narrowed:
-    """A set that has the property.
-
-    Args:
-        kept: the set.
-        untested: those of its units whose leaving out could not be judged.
-    """
-
-    kept: frozenset[str]
-    untested: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Reduction:
     """What is left when suspects have been dismissed.
 
@@ -47,13 +34,13 @@ class Reduction:
     """
 
     kept: frozenset[str]
-    needed: tuple[Atom, ...]
-    untested: tuple[Atom, ...]
+    needed: tuple[Atom, ...] = ()
+    untested: tuple[Atom, ...] = ()
 
     @property
-    def narrowed(self) -> Narrowed:
-        """What is left, by unit."""
-        return Narrowed(self.kept, frozenset(unit for atom in self.untested for unit in atom))
+    def untested_units(self) -> frozenset[str]:
+        """The units whose leaving out could not be judged."""
+        return frozenset(unit for atom in self.untested for unit in atom)
 
 
 def reduce(
@@ -166,9 +153,7 @@ class _Splitter:
 def between_ends(predicate: Predicate, order: Sequence[str]) -> Reduction:
     """Several culprits in an order of which the last is known: find the first, then those in between.
 
-    Args:
-        predicate: what to keep.
-        order: the units of a set that has the property; without its last it has not, nor has the last alone.
+    All of `order` have the property together; without its last it has not, nor has the last alone.
     """
     last = order[-1]
     cut = smallest_prefix(predicate, order[::-1], short=1, called="the last {place} of {count}")
@@ -184,21 +169,15 @@ def between_ends(predicate: Predicate, order: Sequence[str]) -> Reduction:
     return Reduction(rest.kept, (*ends, *rest.needed), rest.untested)
 
 
-def prove_minimal(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> Narrowed:
-    """Leave out each unit of a set that has the property, alone, until each is needed.
-
-    Args:
-        predicate: what to keep.
-        kept: the set.
-        order: all units, those that are probably not needed first.
-    """
+def prove_minimal(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> Reduction:
+    """Leave out each unit of `kept`, a set that has the property, alone, until each is needed: first in the order."""
     while True:
         # A pass through `reduce` that dismisses nothing has tested each unit alone. One that does gallops, so
         # that a set with many superfluous units does not cost the square of its size.
         predicate.log.expect(len(kept), len(kept))
         reduction = reduce(predicate, kept, [(unit,) for unit in order if unit in kept])
         if reduction.kept == kept:
-            return reduction.narrowed
+            return reduction
         kept = reduction.kept
 
 
@@ -206,10 +185,6 @@ def ddmin(predicate: Predicate, kept: Sequence[str]) -> tuple[str, ...]:
     """A part of `kept` that has the property and of which no single unit can be seen to be superfluous.
 
     Tries each of n chunks, then all but each of them, then twice as many chunks. At worst about n² evaluations.
-
-    Args:
-        predicate: what to keep.
-        kept: units, in their order, that have the property together.
     """
     predicate.log.enter(Strategy.DDMIN)
     current = tuple(kept)

@@ -9,14 +9,14 @@ from harness.search.hierarchy import reduce_by_structure, relatives
 from harness.search.predicate import AllUnresolved, Predicate, Stop
 from harness.search.ranked import cut_off, guess, ranking
 from harness.search.refine import refine
-from harness.search.splitting import Narrowed, Reduction, between_ends, ddmin, reduce, some_part
+from harness.search.splitting import Reduction, between_ends, ddmin, reduce, some_part
 from harness.search.types import SearchVerdict, Strategy
 
 ENOUGH_NEEDED = 2
 """Needed units in a row, at the end of a ranking, after which an unproved answer is pruned no further."""
 
 
-def narrow(predicate: Predicate, *, prove: bool) -> Narrowed:
+def narrow(predicate: Predicate, *, prove: bool) -> Reduction:
     """Find a set that has the property, by what is known and found.
 
     Args:
@@ -37,13 +37,11 @@ def narrow(predicate: Predicate, *, prove: bool) -> Narrowed:
             reason = "treating everything cannot be judged, nor can any large part of it"
             raise Stop(SearchVerdict.UNRESOLVED, reason, predicate.problem.everything) from None
         order = _least_suspected_first(predicate, part)
-        narrowed = reduce(
-            predicate, frozenset(part), order, distances=[len(part)], size=len(part) // 2
-        ).narrowed
+        narrowed = reduce(predicate, frozenset(part), order, distances=[len(part)], size=len(part) // 2)
     return _debug_untested(predicate, narrowed)
 
 
-def _by_strategy(predicate: Predicate, prove: bool) -> Narrowed:
+def _by_strategy(predicate: Predicate, prove: bool) -> Reduction:
     for number, hint in enumerate(predicate.problem.hints, start=1):
         if hint and predicate.holds(hint, f"hint {number}"):
             predicate.log.enter(Strategy.RANKED)
@@ -51,7 +49,7 @@ def _by_strategy(predicate: Predicate, prove: bool) -> Narrowed:
     return _ranked(predicate, prove) if predicate.problem.scores else _unranked(predicate)
 
 
-def _ranked(predicate: Predicate, prove: bool) -> Narrowed:
+def _ranked(predicate: Predicate, prove: bool) -> Reduction:
     order = ranking(predicate.problem)
     cut = cut_off(predicate, order, guess(predicate.problem, predicate.session.evaluation(frozenset())))
     if cut.enough < len(order):
@@ -63,30 +61,29 @@ def _ranked(predicate: Predicate, prove: bool) -> Narrowed:
     return pruned if smaller is None else _pruned(predicate, smaller, None)
 
 
-def _pruned(predicate: Predicate, kept: frozenset[str], give_up_after: int | None) -> Narrowed:
+def _pruned(predicate: Predicate, kept: frozenset[str], give_up_after: int | None) -> Reduction:
     if len(kept) == 1:
-        return Narrowed(kept)
+        return Reduction(kept)
     suspects = _least_suspected_first(predicate, kept)
-    return reduce(predicate, kept, suspects, give_up_after=give_up_after).narrowed
+    return reduce(predicate, kept, suspects, give_up_after=give_up_after)
 
 
-def _unranked(predicate: Predicate) -> Narrowed:
+def _unranked(predicate: Predicate) -> Reduction:
     bisected = bisect(predicate, predicate.problem.units)
     kept = bisected.kept
     if len(kept) == 1:
         predicate.log.assume("single", "one culprit is enough", True)
-        return Narrowed(frozenset(kept))
+        return Reduction(frozenset(kept))
     predicate.log.assume("single", "one culprit is enough", False if bisected.exact else None)
     if predicate.problem.groups:
         predicate.log.enter(Strategy.HIERARCHICAL)
-        found = _among_relatives(predicate, kept) or reduce_by_structure(predicate, frozenset(kept))
-        return found.narrowed
+        return _among_relatives(predicate, kept) or reduce_by_structure(predicate, frozenset(kept))
     predicate.log.enter(Strategy.INDEPENDENT)
     if bisected.exact:
-        return between_ends(predicate, kept).narrowed
+        return between_ends(predicate, kept)
     atoms = _least_suspected_first(predicate, kept)
     size = max(len(atoms) // 2, 1)
-    return reduce(predicate, frozenset(kept), atoms, distances=[len(atoms)], size=size).narrowed
+    return reduce(predicate, frozenset(kept), atoms, distances=[len(atoms)], size=size)
 
 
 def _among_relatives(predicate: Predicate, kept: tuple[str, ...]) -> Reduction | None:
@@ -98,14 +95,14 @@ def _among_relatives(predicate: Predicate, kept: tuple[str, ...]) -> Reduction |
     return None
 
 
-def _debug_untested(predicate: Predicate, narrowed: Narrowed) -> Narrowed:
+def _debug_untested(predicate: Predicate, narrowed: Reduction) -> Reduction:
     """Try harder where splitting was stopped by unresolved outcomes: other subsets may be resolved."""
-    if len(narrowed.untested) < 2:
+    untested = narrowed.untested_units
+    if len(untested) < 2:
         return narrowed
-    untested = predicate.problem.describe(narrowed.untested)
-    predicate.log.note(f"{untested} could not be judged one by one")
+    predicate.log.note(f"{predicate.problem.describe(untested)} could not be judged one by one")
     kept = frozenset(ddmin(predicate, predicate.problem.ordered(narrowed.kept)))
-    return Narrowed(kept, narrowed.untested & kept)
+    return Reduction(kept, untested=tuple((unit,) for unit in untested & kept))
 
 
 def _least_suspected_first(predicate: Predicate, units: Iterable[str]) -> list[tuple[str]]:

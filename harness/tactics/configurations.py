@@ -171,8 +171,7 @@ class Configurations:
 
     def _evaluation(self, treated: frozenset[str], sample: Sample) -> Evaluation:
         self.seen[treated] = sample
-        margin = None if sample.badness is None else 1.0 - sample.badness
-        return Evaluation(sample.outcome, sample.badness, margin, sample.seconds, sample.note)
+        return sample.evaluation
 
 
 def _named(choice: Choice) -> tuple[object, object]:

@@ -183,7 +183,7 @@ class _Search:
         tried = self.configurations
         problem = Problem(units=tuple(unit.layer for unit in tried.units), identity=self._identity())
         tried.seen[problem.everything] = cured
-        known = {frozenset[str](): _as_evaluation(self.pair.bad), problem.everything: _as_evaluation(cured)}
+        known = {frozenset[str](): self.pair.bad.evaluation, problem.everything: cured.evaluation}
         with nullcontext() if self.options.journal is None else self.options.journal(problem) as journal:
             return search(
                 problem,
@@ -284,11 +284,6 @@ class _Search:
             not_taken=tuple(tried.not_taken),
             trail=(*self._earlier, *tried.trail),
         )
-
-
-def _as_evaluation(sample: Sample) -> Evaluation:
-    margin = None if sample.badness is None else 1.0 - sample.badness
-    return Evaluation(sample.outcome, sample.badness, margin, sample.seconds)
 
 
 def _proof(forced: str, sample: Sample | None, expected: Outcome) -> Proof:

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.backends import Evaluation, Plan
 from harness.errors import CandidateError
+from harness.search import Evaluation as SearchEvaluation
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord, record_of
 from harness.tactics.variations import Axis, Variation, forced, noise, sources
@@ -56,6 +57,12 @@ class Sample:
     def layers(self) -> int | None:
         """How many layers recorded what they chose; None without a record."""
         return None if self.record is None else len(self.record.choices)
+
+    @property
+    def evaluation(self) -> SearchEvaluation:
+        """The same as a search sees it; a badness of 1 is the limit."""
+        margin = None if self.badness is None else 1.0 - self.badness
+        return SearchEvaluation(self.outcome, self.badness, margin, self.seconds, self.note)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON that `from_json` reads again, the record included."""

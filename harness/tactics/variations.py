@@ -99,17 +99,11 @@ def axes(probe: ProbeReply, plan: Plan) -> tuple[Variation, ...]:
             for level in range(6)
             if level != build.optimization_level
         ]
-    for value in (True, False):
-        word = "with" if value else "without"
-        if build.tf32 is not value:
-            found.append(Variation(f"{word} tf32", Axis.TF32, BuildOptions(tf32=value)))
-    found.append(
-        Variation(
-            "without sparsity" if build.sparsity else "with sparsity",
-            Axis.SPARSITY,
-            BuildOptions(sparsity=not build.sparsity),
-        )
-    )
+    for axis in (Axis.TF32, Axis.SPARSITY):
+        for value in (True, False):
+            if getattr(build, axis) is not value:
+                options = BuildOptions.model_validate({axis.value: value})
+                found.append(Variation(f"{'with' if value else 'without'} {axis}", axis, options))
     for feature in sorted(probe.preview_features):
         switches = (f"{sign}{feature.lower()}" for sign in "+-")
         found += [

@@ -239,9 +239,9 @@ def test_a_cancelled_bisect_changes_nothing_and_continues_later(session: Session
 def test_plots_do_not_replace_each_other(session: Session, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "growth-1.png").write_text("mine")
-    assert session.plot().path == tmp_path / "out" / "growth-2.png"
+    assert session.plot() == tmp_path / "out" / "growth-2.png"
     session.keep(ISLAND)
-    text = session.plot(str(tmp_path / "mine.svg")).path.read_text()
+    text = session.plot(str(tmp_path / "mine.svg")).read_text()
     assert "4 nodes in FP32" in text
     with pytest.raises(UsageError, match=r"\.png or a \.svg"):
         session.plot("x.pdf")

@@ -2,11 +2,11 @@ from .bodies import open_body as open_body
 from .decisions import decision_of as decision_of
 from .measured import Decision as Decision
 from .measured import MeasuredNode as MeasuredNode
+from .origins import TensorsAround as TensorsAround
 from .origins import blame as blame
 from .origins import explain_nodes as explain_nodes
 from .origins import find_origins_of as find_origins_of
 from .origins import loses_values as loses_values
-from .origins import tensors_around as tensors_around
 from .reasons import accumulated_in_fp16 as accumulated_in_fp16
 from .reasons import accumulation as accumulation
 from .reasons import added_up_in_fp16 as added_up_in_fp16

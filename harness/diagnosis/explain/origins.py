@@ -101,7 +101,7 @@ def _faults_of_their_own(
     """
     model, usual = subject.model, usual_error(prediction.introduced)
     infos = [model.node(node) for island in islands for node in island]
-    around = tensors_around(subject, infos, subject.precision)
+    around = TensorsAround(subject, infos, subject.precision)
     found: dict[str, str] = {}
     for info in sorted(infos, key=lambda node: node.index):
         measured = around.measured(info, prediction.introduced.get(info.name), usual)
@@ -120,7 +120,7 @@ def _faults_of_their_own(
 def loses_values(subject: Subject, prediction: Prediction, nodes: Iterable[str]) -> bool:
     """Whether a value overflows or vanishes at one of `nodes`, which is a fault however little the others err."""
     infos = [subject.model.node(node) for node in nodes]
-    around, usual = tensors_around(subject, infos, subject.precision), usual_error(prediction.introduced)
+    around, usual = TensorsAround(subject, infos, subject.precision), usual_error(prediction.introduced)
     measured = (around.measured(info, prediction.introduced.get(info.name), usual) for info in infos)
     return any(loses(node, subject.precision) for node in measured)
 
@@ -131,7 +131,7 @@ def _with_reasons(
     """`origins` in the order of the graph, with the reasons that are known and what else mends them."""
     model = subject.model
     infos = [model.node(origin.node) for origin in origins]
-    around = tensors_around(subject, infos, subject.precision)
+    around = TensorsAround(subject, infos, subject.precision)
     found = []
     norms: Mapping[str, str] | None = None
     for origin, info in zip(origins, infos, strict=True):
@@ -201,7 +201,7 @@ def _measurements(
     subject: Subject, infos: Sequence[NodeInfo], introduced: Mapping[str, float], usual: float, sample: int
 ) -> Iterator[MeasuredNode]:
     """What is measured of each node of `infos`: around it, in its body, and at what decides by what it writes."""
-    tensors = tensors_around(subject, infos, subject.precision)
+    tensors = TensorsAround(subject, infos, subject.precision)
     for info in infos:
         error = introduced.get(info.name)
         measured = tensors.measured(info, error, usual)
@@ -244,13 +244,8 @@ def _tensor(model: Model, node: NodeInfo) -> str:
     return floats[0] if floats else node.outputs[0]
 
 
-def tensors_around(subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> TensorsAround:
-    """What the tensors around `nodes` hold, measured in one run of the reference a sample."""
-    return TensorsAround(subject, nodes, precision)
-
-
 class TensorsAround:
-    """What the tensors around some nodes hold in FP32, over all samples."""
+    """What the tensors around some nodes hold in FP32, over all samples, measured in one run of the reference each."""
 
     def __init__(self, subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> None:
         self._model = subject.model

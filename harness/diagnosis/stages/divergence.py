@@ -9,6 +9,7 @@ stays a suspicion.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -59,16 +60,10 @@ def _first_failing_prefix(evaluator: Evaluator, judged_as: Precision) -> NodeInf
     """The node of the first tensor, in the order of execution, whose prefix engine is wrong at it."""
     model = evaluator.subject.model
     order = model.float_tensors
-    low, high = -1, len(order) - 1
-    if not order or not _prefix_fails(evaluator, order[high], judged_as):
+    if not order or not _prefix_fails(evaluator, order[-1], judged_as):
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _prefix_fails(evaluator, order[middle], judged_as):
-            high = middle
-        else:
-            low = middle
-    return model.producer(order[high])
+    first = bisect_left(order[:-1], True, key=lambda tensor: _prefix_fails(evaluator, tensor, judged_as))
+    return model.producer(order[first])
 
 
 def _prefix_fails(evaluator: Evaluator, tensor: str, judged_as: Precision) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.backends import DoubleReference, Reference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
 from harness.diagnosis.context import Findings, GateCheck, Subject
-from harness.diagnosis.explain import tensors_around, why
+from harness.diagnosis.explain import TensorsAround, why
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin
 from harness.errors import ModelError
 from harness.judge import Overflow, OwnRoundings, as_float32
@@ -238,7 +238,7 @@ def _relative(exact: float, held: float) -> float:
 
 def _origins(subject: Subject, nodes: Iterable[str], reasons: Mapping[str, str]) -> tuple[Origin, ...]:
     infos = [subject.model.node(name) for name in nodes]
-    around = tensors_around(subject, infos, Precision.FP32)
+    around = TensorsAround(subject, infos, Precision.FP32)
     return tuple(
         Origin(
             info.name,
