@@ -138,14 +138,22 @@ class Context:
         return Cost(self.spending.builds, emulations, round(self.spending.seconds, 4), stages)
 
     def report(
-        self, stage: Stage, text: str, *, suspected: tuple[str, ...] = (), suspects: int | None = None
+        self,
+        stage: Stage,
+        text: str,
+        *,
+        suspected: tuple[str, ...] = (),
+        suspects: int | None = None,
+        remaining: int | None = None,
+        detail: str = "",
     ) -> None:
-        """Say what is done now to whoever follows progress."""
+        """Say what is done now to whoever follows progress; see `ProgressEvent`."""
         self._clock()
         self.stage = stage
         if self.progress is not None:
             cost = self.cost
-            self.progress(ProgressEvent(stage, text, cost.emulations, cost.builds, suspects, suspected))
+            spent = cost.emulations, cost.builds
+            self.progress(ProgressEvent(stage, text, *spent, suspects, suspected, remaining, detail))
 
     def _clock(self) -> None:
         """Count the time since the last call to the stage that is under way."""
@@ -154,24 +162,16 @@ class Context:
         self._since = now
 
     def follow(self, text: str) -> Callable[[search.Progress], None]:
-        """Turns the steps of a search into events of the cure."""
+        """Turns the steps of a search into events of the stage that is under way."""
 
         def on_progress(step: search.Progress) -> None:
-            if self.progress is None:
-                return
-            cost = self.cost
-            nodes = tuple(sorted(step.treated)) if len(step.treated) <= MOST_NAMED else ()
-            self.progress(
-                ProgressEvent(
-                    Stage.CURE,
-                    text,
-                    cost.emulations,
-                    cost.builds,
-                    step.suspects,
-                    nodes,
-                    step.remaining,
-                    detail=f"{step.strategy}, {step.evaluation.outcome}",
-                )
+            self.report(
+                self.stage,
+                text,
+                suspected=tuple(sorted(step.treated)) if len(step.treated) <= MOST_NAMED else (),
+                suspects=step.suspects,
+                remaining=step.remaining,
+                detail=f"{step.strategy}, {step.evaluation.outcome}",
             )
 
         return on_progress

@@ -75,17 +75,7 @@ def find_origins_of(
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
     reason = accumulation(len(culprits), shares, subject.precision)
     places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
-    return tuple(
-        Origin(
-            node.name,
-            node.op,
-            _tensor(model, node),
-            reason,
-            prediction.introduced.get(node.name),
-            accumulates=True,
-        )
-        for node in map(model.node, dict.fromkeys(places))
-    )
+    return tuple(replace(origin, accumulates=True) for origin in blame(subject, prediction, places, reason))
 
 
 MANY = 4 * A_FEW
@@ -178,21 +168,20 @@ def explain_nodes(
     measurements = _measurements(
         subject, infos, prediction.introduced, usual_error(prediction.introduced), sample
     )
-    origins = []
+    origins: tuple[Origin, ...] = ()
     for info, measured in zip(infos, measurements, strict=True):
         measured = replace(
             measured, observed=(observed or {}).get(info.name), alone=(alone or {}).get(info.name)
         )
-        reason = why(measured, subject.precision)
-        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, measured.introduced))
-    return tuple(origins)
+        origins += blame(subject, prediction, [info.name], why(measured, subject.precision))
+    return origins
 
 
-def blame(subject: Subject, prediction: Prediction, nodes: Iterable[str], why: str) -> tuple[Origin, ...]:
-    """Each node as an origin for a reason that is known, so that nothing is measured."""
+def blame(subject: Subject, prediction: Prediction, nodes: Iterable[str], reason: str) -> tuple[Origin, ...]:
+    """Each node as an origin for one reason."""
     infos = [subject.model.node(node) for node in dict.fromkeys(nodes)]
     return tuple(
-        Origin(info.name, info.op, _tensor(subject.model, info), why, prediction.introduced.get(info.name))
+        Origin(info.name, info.op, _tensor(subject.model, info), reason, prediction.introduced.get(info.name))
         for info in infos
     )
 
