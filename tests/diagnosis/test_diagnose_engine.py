@@ -82,9 +82,9 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
         work = getattr(module, name)
 
         def watched(
-            *given: object, name: str = name, work: Callable[..., object] = work, **more: object
+            *given: object, called: str = name, work: Callable[..., object] = work, **more: object
         ) -> object:
-            asked.append((name, engine.builds))
+            asked.append((called, engine.builds))
             return work(*given, **more)
 
         monkeypatch.setattr(module, name, watched)
