@@ -53,10 +53,6 @@ class NotChainedError(Exception):
 class ChainedSession:
     """As an InferenceSession, as far as harness uses one.
 
-    Args:
-        proto: the graph, its nodes in topological order.
-        make: makes the session of a part, which is one of so many.
-
     Raises:
         NotChainedError: sequences, optional tensors or maps would cross between sessions.
         Exception: what ONNX Runtime says of a part.

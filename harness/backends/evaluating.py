@@ -106,14 +106,7 @@ def _reason(error: CandidateError) -> str:
 
 
 class Evaluating:
-    """Collects what the engines of one evaluation compute.
-
-    Args:
-        model: the whole model.
-        store: where engines come from.
-        feeds: what they are fed.
-        timing: how they are timed.
-    """
+    """Collects what the engines of one evaluation compute."""
 
     def __init__(self, model: Model, store: EngineStore, feeds: Tensors, timing: Timing) -> None:
         self.skipped: dict[str, str] = {}
@@ -167,13 +160,7 @@ class Evaluating:
     def result(
         self, fingerprint: Fingerprint, build: Mapping[str, BuildOption], profiles: Mapping[str, Profile]
     ) -> Evaluation:
-        """What came of it.
-
-        Args:
-            fingerprint: what the engines were built and run with.
-            build: the build options that came to apply.
-            profiles: the shapes that they were built for.
-        """
+        """What came of it, with the fingerprint, the build options and the shapes of the engines."""
         engines = [
             BuiltEngine(len(marks), engine.facts.build_seconds or 0.0, engine.facts.engine_bytes or 0)
             for engine, marks in self._engines

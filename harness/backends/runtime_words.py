@@ -36,12 +36,7 @@ class Missing:
 
 
 class GraphRefusedError(ModelError):
-    """ONNX Runtime does not accept a graph.
-
-    Args:
-        said: its reason.
-        where: the model.
-    """
+    """ONNX Runtime does not accept a graph."""
 
     def __init__(self, said: str, where: str) -> None:
         self.said = said

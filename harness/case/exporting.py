@@ -39,12 +39,7 @@ class TraceWarning(UserWarning):
 def trace_warnings(
     function: UserFunction, caught: Sequence[warnings.WarningMessage]
 ) -> Iterator[TraceWarning]:
-    """What PyTorch warned of while it traced, each line once.
-
-    Args:
-        function: what made the module; still entered.
-        caught: all warnings.
-    """
+    """What PyTorch warned of while it traced, each line once."""
     seen = set()
     for each in caught:
         place = (each.filename, each.lineno)
@@ -104,13 +99,7 @@ def _names(axes: Mapping[int, Any]) -> dict[int, str]:
 
 
 def blame_export(function: UserFunction, error: Exception, exporter: str) -> BuilderError:
-    """A BuilderError that names the operator that `exporter` failed at, and the line of the user's code, if known.
-
-    Args:
-        function: what made the module; still entered.
-        error: what torch.onnx.export raised.
-        exporter: `dynamo` or `legacy`.
-    """
+    """A BuilderError that names the operator that `exporter` failed at, and the line of the user's code, if known."""
     found = next(iter(_nodes(error)), None)
     if found is None:
         reasons = list(_chain(error))

@@ -54,13 +54,7 @@ class Adapter(Protocol):
 
 
 class Server:
-    """One channel, one adapter.
-
-    Args:
-        channel: the connection to the host.
-        make_adapter: called when the first request needs it, so that `Hello` does not wait for TensorRT.
-        log: writes a line to the worker's log.
-    """
+    """One channel, one adapter, which is made when the first request needs it: `Hello` does not wait for TensorRT."""
 
     def __init__(self, channel: socket.socket, make_adapter: Callable[[Log], Adapter], log: Log) -> None:
         self._channel = channel

@@ -19,16 +19,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of Python's warnings.
-
-    Args:
-        action: what becomes of a warning.
-        message: regular expression for its beginning.
-        home: the module of its category.
-        category: the name of its category there.
-        module: regular expression for the module that warns.
-        line: the line that warns; 0: any.
-    """
+    """A filter of Python's warnings: `message` and `module` are regular expressions, `line` 0 is any."""
 
     action: str
     message: str
@@ -40,19 +31,14 @@ class Filter:
 
 @dataclass(frozen=True)
 class Call(Request):
-    """Call one of harness's functions, which calls a user's.
+    """Call `work` of `module`, a function of harness that calls a user's, as this process would.
 
     Args:
-        module: the function's module.
-        work: its name there.
         case: what functions read of a case, as JSON.
         name: `module:function` of the user's.
-        arguments: whatever else it takes, as far as a frame carries it.
-        folder: the working directory.
+        arguments: whatever else `work` takes, as far as a frame carries it.
         path: `sys.path`.
-        environment: `os.environ`.
         quiet: whether logging prints nothing where nobody has set it up.
-        filters: of warnings.
     """
 
     module: str
@@ -97,16 +83,7 @@ class Warned(Reply):
 
 @dataclass(frozen=True)
 class Raised(Reply):
-    """An error of harness.
-
-    Args:
-        kind: its class in `harness.errors`.
-        message: what it says.
-        where: what it is about.
-        hint: what to try.
-        evidence: of an InternalError.
-        trace: its traceback, as text.
-    """
+    """An error of harness: `kind` is its class in `harness.errors`, `trace` its traceback, as text."""
 
     kind: str
     message: str

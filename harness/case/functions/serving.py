@@ -215,12 +215,7 @@ def _trace_ends(trace: int) -> None:
 
 
 def last_line(trace: str, own: Callable[[Path], bool]) -> Place | None:
-    """Where the user's code was, from what faulthandler wrote: the innermost line of the current thread, else of any.
-
-    Args:
-        trace: its text.
-        own: whether a file is the user's.
-    """
+    """Where the user's code was, from what faulthandler wrote: the innermost of the current thread, else of any."""
     threads = trace.split("hread 0x")[1:] or trace.split("Stack (")[1:] or [trace]
     threads.sort(key=lambda text: not trace[: trace.find(text)].endswith("Current t"))
     for thread in threads:

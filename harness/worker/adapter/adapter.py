@@ -60,13 +60,7 @@ def create_adapter(log: Callable[[str], None]) -> "Adapter":
 
 
 class Adapter:
-    """One release on one GPU, or on none; keeps its engines, its logger and its timing cache.
-
-    Args:
-        trt: the module of the product.
-        log: gets the lines of TensorRT's log.
-        cuda: the GPU; found when it is first needed if it is not given.
-    """
+    """One release on one GPU, or on none; keeps its engines, its logger and its timing cache."""
 
     def __init__(self, trt: Any, log: Callable[[str], None], cuda: Optional[Cuda] = None) -> None:
         self._trt = trt

@@ -33,11 +33,7 @@ class _Kept:
 
 
 class TimingCache(_Kept):
-    """The timing cache of a process.
-
-    Args:
-        log: TensorRT's log, where it says that it does not use a cache.
-    """
+    """The timing cache of a process."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -95,9 +91,6 @@ class RuntimeCache(_Kept):
 
     Making a context takes 0.6 to 3.4 s on an H200, and 0.01 to 0.05 s with the cache. Only an engine can make the
     object, so a file waits for the first one.
-
-    Args:
-        release: what it offers; without the feature `runtime_cache` there is nothing to keep.
     """
 
     def __init__(self, release: Release) -> None:

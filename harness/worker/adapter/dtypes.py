@@ -43,11 +43,7 @@ def is_float(dtype: Any) -> bool:
 
 
 def of_name(trt: Any, name: str) -> Any:
-    """The `trt.DataType` that a float mark is given.
-
-    Raises:
-        Fault: `unsupported` or `bad_request`.
-    """
+    """The `trt.DataType` that a float mark is given."""
     if name == "float32":
         return trt.DataType.FLOAT
     if name == "float16":

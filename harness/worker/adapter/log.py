@@ -15,11 +15,7 @@ class Line(NamedTuple):
 
 
 class Log:
-    """The last lines of TensorRT's log.
-
-    Args:
-        write: gets each line that is no VERBOSE one, as it comes.
-    """
+    """The last lines of TensorRT's log; `write` gets each that is no VERBOSE one, as it comes."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write

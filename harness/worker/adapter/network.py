@@ -163,13 +163,7 @@ class NodeMap:
 
 
 def map_nodes(graph: Graph, nodes: Sequence[NodeHint], *, metadata: bool) -> NodeMap:
-    """Find the layers of each node.
-
-    Args:
-        graph: the parsed network.
-        nodes: the nodes of the ONNX graph.
-        metadata: whether layers of this release have metadata.
-    """
+    """Find the layers of each node."""
     known = {node.name for node in nodes}
     owners: Dict[int, Set[str]] = {}
     for layer in graph.layers:

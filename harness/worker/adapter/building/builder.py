@@ -75,16 +75,7 @@ class _Ready:
 
 
 class Builder:
-    """Builds engines of one release.
-
-    Args:
-        trt: the `tensorrt` module.
-        release: what it offers.
-        logger: the `trt.ILogger`.
-        log: what that logger keeps.
-        cache: the timing cache of the process.
-        cuda: the GPU; None where there is none: then it can only `compile`, if the release can without one.
-    """
+    """Builds engines of one release; where there is no GPU it can only `compile`, if the release can without one."""
 
     def __init__(
         self, trt: Any, release: Release, logger: Any, log: Log, cache: TimingCache, cuda: Optional[Cuda]
@@ -144,11 +135,7 @@ class Builder:
         )
 
     def compile(self, request: BuildRequest) -> CompileReport:
-        """Build one engine that nobody keeps, and say what became of it; no GPU is needed if the release needs none.
-
-        Raises:
-            Fault: as `build`.
-        """
+        """Build one engine that nobody keeps, and say what became of it; no GPU is needed if the release needs none."""
         ready = self._prepare(request)
         log = KernelLog()
         self._log.verbose_listeners.append(log.add)
@@ -276,11 +263,7 @@ class Builder:
         return calibrator
 
     def _failure(self, ready: _Ready) -> Fault:
-        """Why there is no engine, by what was logged since the build began.
-
-        Raises:
-            Fault: `cuda_error`: there is no use in going on.
-        """
+        """Why there is no engine, by what was logged since the build began; raises what is wrong with the GPU."""
         errors = words.telling(self._log.errors(ready.start))
         if words.out_of_memory(errors):
             return Fault("out_of_memory", "the build ran out of memory", evidence=errors)
@@ -304,11 +287,7 @@ class Builder:
         )
 
     def _try_again(self, ready: _Ready, failure: Fault) -> Tuple[Any, Relaxed]:
-        """The engine of the first step that gives one: each asks for less than the one before.
-
-        Raises:
-            Fault: `failure`, if none does; `cuda_error`.
-        """
+        """The engine of the first step that gives one, each asking for less than the one before; else `failure`."""
         curable = failure.kind != "out_of_memory" and words.lacks_implementation(failure.evidence)
         if curable and isinstance(ready.typing, Weak):
             for relaxed in relaxation_steps(ready.typing, ready.graph, ready.config, ready.request):

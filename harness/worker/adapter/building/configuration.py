@@ -146,12 +146,6 @@ def make_calibrator(trt: Any, cuda: Cuda, paths: Sequence[str], wanted: Dict[str
     """A `trt.IInt8EntropyCalibrator2` that gives TensorRT one file a batch.
 
     What goes wrong is kept in its `errors`; TensorRT only sees that there are no more batches.
-
-    Args:
-        trt: the `tensorrt` module.
-        cuda: the GPU.
-        paths: tensor files, each with all inputs.
-        wanted: dtype of each input.
     """
 
     class Calibrator(trt.IInt8EntropyCalibrator2):

@@ -46,15 +46,7 @@ def mark_tensors(
     typing: Typing,
     islands: FrozenSet[str],
 ) -> Marked:
-    """Mark what `request` asks for.
-
-    Args:
-        network: the `trt.INetworkDefinition`.
-        graph: its layers and tensors.
-        request: observation, marks and their dtype.
-        release: what may be asked of this release.
-        typing: the typing strategy.
-        islands: tensors that stay in FP32, and so do their marks.
+    """Mark what `request` asks for; marks among the tensors `islands` stay in FP32.
 
     Raises:
         Fault: `unsupported`: debug tensors on a release without them.

@@ -34,11 +34,7 @@ _LOW = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 class Weak:
-    """The calls of weak typing.
-
-    Args:
-        trt: the `tensorrt` module.
-    """
+    """The calls of weak typing."""
 
     name = "weak"
 
@@ -278,12 +274,7 @@ class Strong:
 
 
 class Relaxed(NamedTuple):
-    """What was given up.
-
-    Args:
-        name: for `BuildReply.realised`.
-        warning: what it means, for a person.
-    """
+    """What was given up: its name in `RealisedPrecision`, and what it means, for a person."""
 
     name: str
     warning: str

@@ -44,13 +44,7 @@ def parse_inspector(text: str) -> Dict[str, Any]:
 def layers_of(
     document: Mapping[str, Any], nodes: NodeMap, producers: Mapping[str, str]
 ) -> Tuple[LayerInfo, ...]:
-    """The layers of an engine.
-
-    Args:
-        document: from `parse`.
-        nodes: ONNX nodes by the names of network layers.
-        producers: ONNX tensor → the node that writes it.
-    """
+    """The layers of an engine; `producers` names the node that writes an ONNX tensor."""
     return tuple(_layer(entry, nodes, producers) for entry in document.get("Layers", ()))
 
 

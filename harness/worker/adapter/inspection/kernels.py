@@ -56,11 +56,7 @@ class KernelLog:
             self._text = text
 
     def kernels(self) -> Tuple[Kernel, ...]:
-        """The kernels; empty if the log has no list.
-
-        Raises:
-            Unreadable: a line of the list cannot be read.
-        """
+        """The kernels; empty if the log has no list."""
         return () if self._text is None else kernels_of_log(self._text)
 
 
@@ -91,13 +87,7 @@ def kernels_of_inspector(document: Mapping[str, Any]) -> Tuple[Kernel, ...]:
 def list_kernels(
     document: Mapping[str, Any], release: Release, options: BuilderOptions
 ) -> Optional[KernelList]:
-    """The kernels in the inspector's JSON as what they are of; None if it names none, or not in the known form.
-
-    Args:
-        document: from `parse_inspector`.
-        release: what built the engine.
-        options: what it was built with.
-    """
+    """The kernels in the inspector's JSON as what they are of; None if it names none, or not in the known form."""
     try:
         found = kernels_of_inspector(document)
     except Unreadable:

@@ -57,11 +57,7 @@ def _candidates() -> Iterator[str]:
 
 
 class Buffer:
-    """Memory of the GPU that grows and never shrinks.
-
-    Args:
-        cuda: the runtime.
-    """
+    """Memory of the GPU that grows and never shrinks."""
 
     def __init__(self, cuda: "Cuda") -> None:
         self._cuda = cuda
@@ -69,11 +65,7 @@ class Buffer:
         self.nbytes = 0
 
     def reserve(self, nbytes: int) -> int:
-        """Make it at least `nbytes` long and return its address; the content may be lost.
-
-        Raises:
-            Fault: `out_of_memory`.
-        """
+        """Make it at least `nbytes` long and return its address; the content may be lost."""
         if nbytes > self.nbytes or not self.address:
             self.free()
             self.address = self._cuda.malloc(max(nbytes, _SMALLEST))
@@ -88,11 +80,7 @@ class Buffer:
 
 
 class Cuda:
-    """The calls that are needed, on one GPU and one stream.
-
-    Args:
-        library: libcudart.
-    """
+    """The calls that are needed, on one GPU and one stream."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -157,11 +145,7 @@ class Cuda:
         self._call("cudaEventDestroy", ctypes.c_void_p(event))
 
     def check_health(self) -> None:
-        """Raise what a failed build or run has left on the GPU.
-
-        Raises:
-            Fault: `cuda_error` or `out_of_memory`.
-        """
+        """Raise what a failed build or run has left on the GPU."""
         self._library.cudaGetLastError()  # an error that is not sticky ends here
         self._call("cudaDeviceSynchronize")
 

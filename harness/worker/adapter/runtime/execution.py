@@ -48,21 +48,13 @@ class Execution:
 
     @property
     def context(self) -> Any:
-        """The `trt.IExecutionContext`.
-
-        Raises:
-            Fault: `no_context`, `cuda_error`, `out_of_memory`.
-        """
+        """The `trt.IExecutionContext`."""
         if self._context is None:
             self._context = self._new_context()
         return self._context
 
     def prepare(self) -> None:
-        """Make the context now.
-
-        Raises:
-            Fault: `no_context`, `cuda_error`, `out_of_memory`.
-        """
+        """Make the context now."""
         _ = self.context
 
     @property
@@ -88,9 +80,6 @@ class Execution:
 
         The old one goes first. Up to 8.6 an optimization profile serves one context at a time, and what runs in a
         second one of an engine with dynamic shapes ends in a segmentation fault.
-
-        Raises:
-            Fault: `no_context`.
         """
         shapes = {name: tuple(self.context.get_tensor_shape(name)) for name in self.inputs}
         self._context = None

@@ -46,13 +46,6 @@ class Shelf:
 class EditedCache:
     """The timing cache of one build.
 
-    Args:
-        trt: the `tensorrt` module.
-        config: the configuration of the build.
-        log: TensorRT's log.
-        orders: what to force and to forbid.
-        shelf: the entries of earlier builds.
-
     Raises:
         Fault: `bad_request`: the cache of `orders` cannot be read, TensorRT refuses it, or a forced choice has no
             key.

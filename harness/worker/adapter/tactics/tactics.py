@@ -25,16 +25,7 @@ from .selector import Selection, make_selector
 
 
 class Tactics:
-    """What a build chooses, by the mechanism that the release has.
-
-    Args:
-        trt: the `tensorrt` module.
-        release: what it offers.
-        config: the configuration of the build; it is changed here. It is to get no timing cache of others.
-        log: TensorRT's log.
-        orders: what is asked for.
-        shelf: the timing cache entries of earlier builds.
-        graph: the network, with all that is set on its layers.
+    """What a build chooses, by the mechanism that the release has. `config` is changed; it is to get no other cache.
 
     Raises:
         Fault: `unsupported`: the release lacks the mechanism; `bad_request`: orders that make no sense.
@@ -76,12 +67,7 @@ class Tactics:
             self._cache.close()
 
     def report(self, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
-        """What was chosen, with the origins of each layer, compared with what the inspector reports.
-
-        Args:
-            nodes: ONNX nodes by network layer.
-            layers: from the inspector.
-        """
+        """What was chosen, with the origins of each layer, compared with what the inspector reports."""
         if self._cache is not None:
             self._cache.save()
             report = TacticReport(
