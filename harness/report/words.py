@@ -57,6 +57,10 @@ class Look:
         return " ".join((self.mark(plain=plain), self.word, *more)), self.style
 
 
+TONES = {"bad": "bold red", "calm": "bold yellow", "good": "bold green"}
+"""How the answer of a report looks on a terminal, by its tone."""
+
+
 @dataclass(frozen=True)
 class Statement:
     """One labelled line of an explanation, such as `origin`: `b7_sq (Pow): …`."""

@@ -26,7 +26,7 @@ from harness.conversion import (
 from harness.model import TensorInfo
 from harness.report import check_markdown, check_page, print_check
 from harness.report.conversion.picture import block_of
-from harness.report.conversion.view import Row, headline, rows, statements
+from harness.report.conversion.view import Row, headline, rows, statements, tone_of
 from harness.tensors import host_fingerprint
 from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
 
@@ -93,6 +93,16 @@ def test_two_releases_stand_side_by_side() -> None:
     assert "x float32[1, n]" in printed(report_of(STOPPED), details=True)
     assert "\nold builds 0 of 1; new builds 1 of 1\n" in text
     assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(Kind.RISKY))))
+
+
+def test_what_could_not_be_asked_is_not_called_well() -> None:
+    unknown = report_of(engine("new", outcome=Outcome.UNKNOWN))
+    assert "\nnew builds 0 of 1, 1 could not be asked about\n" in printed(unknown)
+    assert [tone_of(report) for report in (unknown, report_of(engine("new")), report_of(STOPPED))] == [
+        "calm",
+        "good",
+        "bad",
+    ]
 
 
 def test_without_an_environment_the_page_says_how_to_ask_a_compiler() -> None:

@@ -8,14 +8,12 @@ from rich.console import Console
 
 from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult, Outcome
 from harness.report.conversion import cures, view
-from harness.report.words import is_plain, make_table, print_statements, say
+from harness.report.words import TONES, is_plain, make_table, print_statements, say
 from harness.text import names, plural
 
 MOST_FINDINGS = 20
 _DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "by", "alone", "try"})
 """Statements that are shown without --details."""
-_ANSWERS = {True: "bold red", False: "bold green"}
-"""The style of an answer, by whether something fails."""
 _PARTS = {True: Outcome.BUILT, False: Outcome.REFUSED, None: Outcome.UNKNOWN}
 
 
@@ -48,7 +46,7 @@ def print_check(
         for text in comparison.lines(None if details else view.MOST_CHANGES):
             say(console, f"  {text}")
         console.print()
-    say(console, view.answer(report), style=_ANSWERS[any(result.fails for result in report.results)])
+    say(console, view.answer(report), style=TONES[view.tone_of(report)])
     if hint := view.advice(report):
         say(console, hint, style="dim")
     if report.fix is not None:
@@ -68,7 +66,7 @@ def _print_fix(console: Console, fix: FixResult, plain: bool, *, details: bool) 
         say(console, "  ", row.look.styled(row.code, plain=plain), f" {row.nodes}")
         lines = [each for each in row.statements if details or each.label != "source"]
         print_statements(console, lines, indent=6)
-    say(console, cures.fix_answer(fix), style=_ANSWERS[fix.fails])
+    say(console, cures.fix_answer(fix), style=TONES["bad" if fix.fails else "good"])
 
 
 def _print_result(console: Console, result: CheckResult, plain: bool, *, details: bool) -> None:

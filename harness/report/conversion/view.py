@@ -297,6 +297,13 @@ def answer(report: CheckReport) -> str:
     return "; ".join(filter(None, parts))
 
 
+def tone_of(report: CheckReport) -> str:
+    """The tone of the answer: `bad` where something fails, `calm` where a compiler could not be asked."""
+    outcomes = {each.outcome for result in report.results for each in result.environments}
+    calm = "calm" if Outcome.UNKNOWN in outcomes else "good"
+    return "bad" if any(result.fails for result in report.results) else calm
+
+
 def _answer(report: CheckReport) -> str:
     models = [each for each in report.results if each.has_model]
     results = [each for each in models if each.error is None or each.environments]
@@ -323,7 +330,10 @@ def _answer(report: CheckReport) -> str:
         wrong = sum(_has(each.findings, Kind.DIFFERENT) for each in built)
         started = any(each.started for each in here)
         text = f"{name} builds {len(built)} of {len(here)}" if started else f"{name} does not start"
-        texts.append(f"{text}, {wrong} of them silently different" if wrong else text)
+        unknown = sum(each.outcome is Outcome.UNKNOWN for each in here) if started else 0
+        more = [f"{wrong} of them silently different"] if wrong else []
+        more += [f"{unknown} could not be asked about"] if unknown else []
+        texts.append(", ".join([text, *more]))
     return "; ".join(texts) + as_expected(report)
 
 

@@ -10,12 +10,11 @@ from harness.history import DriftReport, RunDrift, Series
 from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, remarks, summary, title, tone_of, verdict_text
-from harness.report.words import is_plain, make_table, print_explanation, say, short
+from harness.report.words import TONES, is_plain, make_table, print_explanation, say, short
 from harness.text import number, ratio, shorten
 
 MOST_EXPLAINED = 10
 WIDE = 110  # columns that the table needs to name tensors, too
-_STYLES = {"bad": "bold red", "calm": "bold yellow", "good": "bold green"}
 
 
 def print_drift(
@@ -36,7 +35,7 @@ def print_drift(
     say(console, run_line(report), style="dim")
     if changes := changes_line(report, plain=plain):
         say(console, changes, style="yellow")
-    say(console, answer(report), style=_STYLES[tone_of(report)])
+    say(console, answer(report), style=TONES[tone_of(report)])
     for label, text in coverage_lines(report):
         say(console, (label, "yellow"), f" {text}")
     if engines := engines_line(report):
