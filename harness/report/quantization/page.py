@@ -54,7 +54,7 @@ def quantization_page(found: Quantization, *, kernels: QuantizedKernels | None =
     """What quantising a model gave, as an HTML page."""
     chosen = found.chosen
     lines = [
-        Statement("error", f"nrmse {number(chosen.error)} over the float model"),
+        Statement("error", f"nrmse {number(chosen.error)} against the float model"),
         Statement("share", f"{percent(chosen.share)} of the multiply-adds are quantised"),
         Statement("method", methods_text(found)),
         Statement("data", f"{plural(found.samples, 'sample')} to calibrate with, {found.unseen} kept apart"),
