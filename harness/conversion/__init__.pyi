@@ -5,7 +5,7 @@ from .cures import LeftOut as LeftOut
 from .cures import Proof as Proof
 from .findings import CheckReport as CheckReport
 from .findings import CheckResult as CheckResult
-from .findings import CuredIn as CuredIn
+from .findings import EnvironmentOutcome as EnvironmentOutcome
 from .findings import EnvironmentResult as EnvironmentResult
 from .findings import Finding as Finding
 from .findings import FixResult as FixResult

@@ -148,14 +148,27 @@ class SplitPart:
 
 
 @dataclass(frozen=True)
-class EnvironmentResult:
-    """What one environment makes of the model.
+class EnvironmentOutcome:
+    """Whether one environment builds a model.
 
     Args:
         environment: its name.
         product: `TensorRT` or `TensorRT for RTX`; empty if its compiler did not start.
         release: its version; likewise.
         outcome: whether it builds.
+    """
+
+    environment: str
+    product: str
+    release: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class EnvironmentResult(EnvironmentOutcome):
+    """What one environment makes of the model.
+
+    Args:
         findings: what stands in the way, and what is silently different there, the worst first.
         report: what the compiler said.
         complete: whether all that no finding is about was seen to build.
@@ -165,10 +178,6 @@ class EnvironmentResult:
         not_timed: why they were not timed, if that was asked for; empty if they were.
     """
 
-    environment: str
-    product: str
-    release: str
-    outcome: Outcome
     findings: tuple[Finding, ...]
     report: CompileReport
     complete: bool = True
@@ -238,21 +247,24 @@ class CheckResult:
     def unexpected(self, environment: EnvironmentResult | None = None) -> tuple[Finding, ...]:
         """What stands in the way in an environment, or by the rules, and is not expected."""
         expected = self.expected_in(environment)
-        found = self.findings if environment is None else (*self.exported, *environment.findings)
         return tuple(
             finding
-            for finding in found
+            for finding in self.findings_in(environment)
             if finding.kind.is_failure and not any(is_of(each, finding) for each in expected)
         )
 
     def gone(self, environment: EnvironmentResult | None = None) -> tuple[ExpectedFinding, ...]:
         """What is expected in an environment, or of the rules, and is not there."""
-        found = self.findings if environment is None else (*self.exported, *environment.findings)
+        found = self.findings_in(environment)
         return tuple(
             each
             for each in self.expected_in(environment)
             if not any(is_of(each, finding) for finding in found)
         )
+
+    def findings_in(self, environment: EnvironmentResult | None) -> tuple[Finding, ...]:
+        """What is found in an environment, the export included, or by the rules."""
+        return self.findings if environment is None else (*self.exported, *environment.findings)
 
     def expected_in(self, environment: EnvironmentResult | None = None) -> tuple[ExpectedFinding, ...]:
         """What the case expects in an environment, or by the rules."""
@@ -271,23 +283,6 @@ def is_of(expected: ExpectedFinding, finding: Finding) -> bool:
 
 
 @dataclass(frozen=True)
-class CuredIn:
-    """What one environment makes of the model that cures made.
-
-    Args:
-        environment: its name.
-        product: `TensorRT` or `TensorRT for RTX`.
-        release: its version.
-        outcome: whether it builds.
-    """
-
-    environment: str
-    product: str
-    release: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
 class FixResult:
     """What cures made of a model.
 
@@ -303,7 +298,7 @@ class FixResult:
     file: str | None
     applied: tuple[AppliedCure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    environments: tuple[CuredIn, ...] = ()
+    environments: tuple[EnvironmentOutcome, ...] = ()
 
     @property
     def fails(self) -> bool:

@@ -13,7 +13,7 @@ from harness.conversion.checking import Progress
 from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
-from harness.conversion.findings import CuredIn, Finding, FixResult
+from harness.conversion.findings import EnvironmentOutcome, Finding, FixResult
 from harness.conversion.subject import STOPS, Subject
 from harness.environments import load, select
 from harness.errors import BuilderError, HarnessError, UsageError
@@ -79,7 +79,7 @@ def fix_case(
         cache=cache,
     )
     builds = [
-        CuredIn(name, report.product, report.release, outcome_of(report))
+        EnvironmentOutcome(name, report.product, report.release, outcome_of(report))
         for name, report in fixed.reports.items()
     ]
     written = write_fixed(fixed, path)

@@ -19,7 +19,7 @@ _NOT_FINITE = {"enum": ["inf", "-inf", "nan"]}
 def json_schema(kind: type) -> dict[str, Any]:
     """The schema of `to_json` of a `kind`, a dataclass: every field that a document has, and no other.
 
-    Fields are described by the `Args` of the class.
+    Fields are described by the `Args` of the class, and of those that it derives from.
     """
     return TypeAdapter(kind).json_schema(schema_generator=_Documents, mode="serialization")
 
@@ -32,7 +32,7 @@ class _Documents(GenerateJsonSchema):
 
     def dataclass_schema(self, schema: Any) -> JsonSchemaValue:
         made, cls = super().dataclass_schema(schema), schema["cls"]
-        text = inspect.cleandoc(cls.__doc__ or "")
+        text = "\n".join(inspect.cleandoc(each.__doc__ or "") for each in reversed(cls.__mro__[:-1]))
         said = {name: " ".join(words.split()) for name, words in _ARGUMENT.findall(text)}
         rules = {field.name: field.metadata.get("json") for field in fields(cls)}
         known: dict[str, Any] = {
