@@ -7,55 +7,22 @@ import multiprocessing
 import os
 import signal
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+import yaml
 from safetensors.numpy import load_file
-from written import Writes
+from written import COMMANDS, Command, Writes
 
-from harness.cli import main
 from harness.history import load_history
 
-COMMANDS = {
-    "run": [
-        "run",
-        "cases",
-        "-q",
-        "--json",
-        "out/run.json",
-        "--html",
-        "out/run.html",
-        "--markdown",
-        "out/run.md",
-    ],
-    "golden": ["run", "cases", "-q", "--golden-update"],
-    "diagnose": ["diagnose", "cases/failing.case.yaml", "-p", "fp16", "--out", "out/diagnosis"],
-    "drift": [
-        "drift",
-        "cases",
-        "-e",
-        "emulator:fp32",
-        "-e",
-        "emulator:fp16",
-        "-k",
-        "1",
-        "-q",
-        "--json",
-        "out/d.json",
-        "--html",
-        "out/d.html",
-    ],
-    "history": ["history", "export", "out/rows.csv"],
-}
-#: What there must be first.
-BEFORE = {"history": COMMANDS["drift"]}
-#: How each is continued: what it kept is not made again.
-AGAIN = {"drift": ["--resume"]}
 HISTORY = Path("reports/history")
 
 
-def carry_out(folder: str, words: list[str], last: int | None, counts: str) -> None:
+def carry_out(folder: str, command: Command, more: str, last: int | None, counts: str) -> None:
     """Carry out a command in `folder`, and die just before its write number `last` reaches the disk.
 
     What is written before a write (see Writes) lies in the file, what comes after does not. Runs in a process of its
@@ -76,18 +43,20 @@ def carry_out(folder: str, words: list[str], last: int | None, counts: str) -> N
     os.fsync = writes.fsync  # type: ignore[assignment]
     writes.folder = Path(folder)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - ends with the process
-    status = main(words)
+    status = command.carry_out(more)
     writes.folder = None
     Path(counts).write_text(json.dumps([status, done]))
 
 
-def in_a_process(folder: Path, words: list[str], last: int | None, counts: Path) -> int | None:
+def in_a_process(
+    folder: Path, command: Command, last: int | None, counts: Path, more: str = ""
+) -> int | None:
     """The exit status of the process: negative if a signal ended it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["harness.judge", "harness.diagnosis", "harness.history", "onnxruntime", "pandas"]
     )
-    process = context.Process(target=carry_out, args=(str(folder), words, last, str(counts)))
+    process = context.Process(target=carry_out, args=(str(folder), command, more, last, str(counts)))
     process.start()
     process.join(300)
     return process.exitcode
@@ -110,6 +79,12 @@ def check_whole(folder: Path) -> None:
             load_file(path)
         elif path.suffix == ".onnx":
             assert onnx.load(path).graph.output, path
+        elif path.suffix == ".npz":
+            assert dict(np.load(path)), path
+        elif path.suffix == ".yaml":
+            assert yaml.safe_load(path.read_text()), path
+        elif path.suffix == ".toml":
+            assert "first" in tomllib.loads(path.read_text())["environments"], path
 
 
 def parts(folder: Path) -> set[str]:
@@ -118,31 +93,31 @@ def parts(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_at_any_write_loses_nothing_that_was_kept(name: str, tiny_cases, tmp_path: Path) -> None:
-    words, counts = COMMANDS[name], tmp_path / "counts.json"
+def test_a_kill_at_any_write_loses_nothing_that_was_kept(name: str, tmp_path: Path) -> None:
+    command, counts = COMMANDS[name], tmp_path / "counts.json"
 
     def start(folder: Path) -> Path:
-        tiny_cases(*(["clean"] if name == "drift" else []), "failing", folder=folder / "cases")
-        if name in BEFORE:
-            assert in_a_process(folder, BEFORE[name], None, counts) == 0
+        command.start(folder)
+        if command.before:
+            assert in_a_process(folder, Command(command.before), None, counts) == 0
         return folder
 
     counted = start(tmp_path / "counted")
-    assert in_a_process(counted, words, None, counts) == 0
+    assert in_a_process(counted, command, None, counts) == 0
     expected, writes = json.loads(counts.read_text())
     assert expected in (0, 1)
-    assert writes > (1 if name == "history" else 2)
+    assert writes >= 2
     whole = {path.name for path in counted.rglob("*") if path.is_file() and "cache" not in path.parts}
-    for number in range(0, writes, 3 if name == "diagnose" else 1):  # all 21 of a diagnosis take minutes
+    for number in range(0, writes, command.every):
         folder = start(tmp_path / f"killed{number}")
-        assert in_a_process(folder, words, number, counts) == -signal.SIGKILL
+        assert in_a_process(folder, command, number, counts) == -signal.SIGKILL
         check_whole(folder)
         kept = parts(folder)
         if kept:
             assert len(load_history(folder / HISTORY, columns=["case"])) > 0
-        more = AGAIN.get(name, []) if list(folder.glob(f"{HISTORY}/*.parts/plan.json")) else []
+        more = command.again if list(folder.glob(f"{HISTORY}/*.parts/plan.json")) else ""
         counts.unlink(missing_ok=True)
-        assert in_a_process(folder, [*words, *more], None, counts) == 0
+        assert in_a_process(folder, command, None, counts, more) == 0
         assert json.loads(counts.read_text())[0] == expected, number
         check_whole(folder)
         left = {path.name for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts}

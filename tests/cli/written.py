@@ -1,12 +1,98 @@
-"""Every write of a process to a folder, whoever makes it: also one that knows nothing of atomic writes."""
+"""Commands that write, and every write of one to a folder: also of code that knows nothing of atomic writes."""
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, parser
+from tiny_cases import write_cases
+
+from harness.cli import main
+
+REPORTS = "--json out/r.json --html out/r.html --markdown out/r.md"
+PYTHON = shlex.quote(sys.executable)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Args:
+        line: what is typed.
+        before: a command that is carried out first.
+        script: what comes from a pipe.
+        cases: of `tiny_cases`.
+        every: at which of its writes it is killed, where there are too many of them.
+        again: what is added to go on where it was killed.
+    """
+
+    line: str
+    before: str = ""
+    script: str = ""
+    cases: tuple[str, ...] = ("failing",)
+    every: int = 1
+    again: str = ""
+
+    def start(self, folder: Path) -> None:
+        """Write what it reads, and do what comes before it."""
+        write_cases(folder / "cases", *self.cases)
+        onnx.save(FLOORED, folder / "floored.onnx")
+        onnx.save(net(), folder / "net.onnx")
+        np.savez(folder / "data.npz", x=np.random.default_rng(1).standard_normal((4, 8, 4)).astype("f"))
+
+    def carry_out(self, more: str = "") -> int:
+        """Carry it out in the working folder; its exit status."""
+        sys.stdin = io.StringIO(self.script)
+        return main(shlex.split(f"{self.line} {more}"))
+
+
+DRIFT = "drift cases -e emulator:fp32 -e emulator:fp16 -k 1 -q"
+COMMANDS = {
+    "run": Command(f"run cases -q {REPORTS}"),
+    "saved outputs": Command("run cases -p fp32 -q --save-outputs out/outputs.json --json out/r.json"),
+    "golden": Command("run cases -q --golden-update"),
+    "check": Command(f"check floored.onnx --input x:[2,4] --fix out/fixed.onnx {REPORTS}"),
+    "compare": Command(f"compare net.onnx net.onnx {REPORTS}"),
+    "quantize": Command(
+        "quantize net.onnx --data data.npz -o out/q.onnx --write-cache out/q.cache --json out/q.json --html out/q.html"
+    ),
+    "diagnose": Command(f"diagnose cases/failing.case.yaml -p fp16 --out out/diagnosis {REPORTS}", every=3),
+    "explore": Command(
+        "explore cases/failing.case.yaml -p fp16 --out out/explored",
+        script="keep square root\ntry\nplot out/plot.png\nexport out/exported\n",
+        every=2,
+    ),
+    "drift": Command(f"{DRIFT} {REPORTS}", cases=("clean", "failing"), again="--resume"),
+    "history": Command("history export out/rows.csv", before=DRIFT),
+    "nightly": Command(f"history show {REPORTS}", before=DRIFT),
+    "environment": Command(f"env add second --python {PYTHON}", before=f"env add first --python {PYTHON}"),
+    "case": Command("case new net.onnx --out cases/net.case.yaml"),
+    "schema": Command("case schema --out out/schema.json"),
+}
+"""Every command that writes files, with all the files that it can write here."""
+FLOORED = parser.parse_model(
+    '<ir_version: 9, opset_import: ["" : 18]> g (float[N,4] x, float[4] b) => (float[N,4] y) { y = Mod(x, b) }'
+)
+
+
+def net() -> onnx.ModelProto:
+    """A product that can be quantised."""
+    made = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[8,4] x) => (float[8,4] y) { y = MatMul(x, w) }'
+    )
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype("f")
+    made.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return made
+
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
