@@ -22,6 +22,7 @@ from .heat import map_error as map_error
 from .metrics import CompareOptions as CompareOptions
 from .metrics import Metrics as Metrics
 from .origins import find_origins as find_origins
+from .origins import look_behind as look_behind
 from .relative import RelativeError as RelativeError
 from .relative import RelativeErrorSum as RelativeErrorSum
 from .slices import Slice as Slice

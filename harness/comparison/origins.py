@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 
 def find_origins(
@@ -24,6 +24,23 @@ def find_origins(
         for tensor in order
         if failed.get(tensor, False) and not _fails_behind(tensor, failed, predecessors, behind)
     ]
+
+
+def look_behind(
+    tensor: str, predecessors: Mapping[str, Sequence[str]], observed: Container[str]
+) -> tuple[list[str], list[str]]:
+    """What `tensor` was computed from: the tensors that were not observed, back to the nearest that were, and those."""
+    through: dict[str, None] = {}
+    nearest: dict[str, None] = {}
+    waiting = [tensor]
+    while waiting:
+        for name in predecessors.get(waiting.pop(), ()):
+            if name in observed:
+                nearest[name] = None
+            elif name not in through:
+                through[name] = None
+                waiting.append(name)
+    return list(through), list(nearest)
 
 
 def _fails_behind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from harness.comparison.metrics import CompareOptions, Metrics
 from harness.comparison.slices import Slice, SliceSums
@@ -56,20 +56,7 @@ class Tally:
 
 
 _SUMS = ("abs_d", "dd", "cc", "rr", "cr")
-_COUNTS = (
-    "count",
-    "mismatches",
-    "nan_count",
-    "inf_count",
-    "overflow_count",
-    "subnormal_count",
-    "nonfinite",
-    "nan_both",
-    "equal_nonfinite",
-    "reference_nonfinite",
-    "topk_hits",
-    "topk_places",
-)
+_COUNTS = tuple(item.name for item in fields(Tally) if item.type == "int")
 _LARGEST = ("max_rel", "reference_max")
 
 

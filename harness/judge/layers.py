@@ -21,7 +21,7 @@ from harness.backends import (
     arrange,
 )
 from harness.case import Tolerance
-from harness.comparison import Accumulator, Metrics, RelativeError, RelativeErrorSum
+from harness.comparison import Accumulator, RelativeError, RelativeErrorSum
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import mark_origins
 from harness.judge.results import LayerResult
@@ -232,19 +232,12 @@ def _results(
     rules: TensorGates, sums: LayerSums, counterparts: Mapping[str, str], *, emulated: bool
 ) -> tuple[LayerResult, ...]:
     """The layers with their gates; an engine is compared with the emulator at the same precision."""
-    model = rules.model
-    measured = sums.emulator if emulated else sums.candidate
-    metrics = {name: sum_.result() for name, sum_ in measured.items()}
-    baseline: dict[str, Metrics | None] = {
-        name: None if emulated else sums.emulator[name].result() for name in metrics
-    }
-    gates = {
-        name: rules.check(name, found, baseline[name], is_output=False) for name, found in metrics.items()
-    }
     layers = []
-    for name, found in metrics.items():
-        node = model.producer(name)
+    for name, measured in (sums.emulator if emulated else sums.candidate).items():
+        node = rules.model.producer(name)
         assert node is not None
+        metrics = measured.result()
+        baseline = None if emulated else sums.emulator[name].result()
         alone = sums.introduced.get(name)
         known = None if sums.known is None else sums.known.get(name)
         layers.append(
@@ -253,14 +246,14 @@ def _results(
                 node=node.name,
                 op=node.op,
                 tensor=name,
-                metrics=found,
+                metrics=metrics,
                 introduced=known if alone is None else alone.result(),
-                gates=gates[name],
+                gates=rules.check(name, metrics, baseline, is_output=False),
                 origin=False,
                 counterpart=counterparts.get(name),
             )
         )
-    return mark_origins(layers, model)
+    return mark_origins(layers, rules.model)
 
 
 def beyond_own_limits(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.backends import Observation
-from harness.comparison import find_origins
+from harness.comparison import find_origins, look_behind
 from harness.judge.results import LayerResult, Observed, OutputResult, Region
 from harness.model import Model, needed_nodes
 from harness.worker.protocol import EngineFacts
@@ -68,7 +68,7 @@ def _starts(layers: Sequence[LayerResult], model: Model) -> list[_Start]:
     starts = []
     for tensor in order:
         if tensor in found:
-            through = _unobserved_behind(tensor, model, fails)
+            through = tuple(look_behind(tensor, model.predecessors, fails)[0])
             starts.append(_Start(tensor, through, compared.isdisjoint(through)))
     return starts
 
@@ -82,7 +82,7 @@ def _decided(
     for tensor in dict.fromkeys(output.tensor for output in outputs if not output.passed):
         if layers and tensor not in fails and tensor not in floats:
             found = find_origins((tensor,), {**fails, tensor: True}, model.predecessors)
-            through = _unobserved_behind(tensor, model, fails)
+            through = tuple(look_behind(tensor, model.predecessors, fails)[0])
             yield from (_Start(tensor, through, certain=False) for _ in found)
 
 
@@ -93,18 +93,6 @@ def _origins_of(layers: Sequence[LayerResult], failed: Mapping[str, bool], model
     broken = {layer.tensor: failed[layer.tensor] and layer.metrics.nonfinite > 0 for layer in layers}
     overflown = {layer.tensor for layer in layers if layer.metrics.headroom > 1}
     return found | (overflown & set(find_origins(order, broken, model.predecessors)))
-
-
-def _unobserved_behind(tensor: str, model: Model, observed: Collection[str]) -> tuple[str, ...]:
-    """The tensors that `tensor` was computed from, back to the nearest observed ones, which are left out."""
-    found: dict[str, None] = {}
-    stack = [tensor]
-    while stack:
-        for name in model.predecessors.get(stack.pop(), ()):
-            if name not in observed and name not in found:
-                found[name] = None
-                stack.append(name)
-    return tuple(found)
 
 
 def _region(start: _Start, model: Model, engine: EngineFacts | None) -> Region:

@@ -232,11 +232,10 @@ def select_cases(
     if option and not (models or functions):
         raise UsageError(f"`{option}` is for an .onnx file; a case file has its own inputs")
     cases = [target for target in listed if isinstance(target, Case)]
-    cases += (
-        load_cases([path for path in files if path.suffix != ".onnx"]) if len(models) < len(files) else []
-    )
-    cases += [case_of_model(path, inputs or {}, precisions, given) for path in models]
-    cases += [case_of_model(name, inputs or {}, precisions, given) for name in functions]
+    if len(models) < len(files):
+        cases += load_cases([path for path in files if path.suffix != ".onnx"])
+    bare: list[Path | str] = [*models, *functions]
+    cases += [case_of_model(each, inputs or {}, precisions, given) for each in bare]
     chosen = [given.compared(case) for case in cases if not tags or set(tags) & set(case.tags)]
     if not chosen:
         if not cases:

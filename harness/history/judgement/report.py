@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -275,7 +276,8 @@ class DriftReport:
 
     def __repr__(self) -> str:
         """`DriftReport(old → new, 12 runs: 1 regressed, 11 same)`."""
-        counts = ", ".join(f"{amount} {outcome}" for outcome, amount in self._outcomes().items())
+        outcomes = Counter(run.outcome for run in self.worst_first())
+        counts = ", ".join(f"{amount} {outcome}" for outcome, amount in outcomes.items())
         runs = f"{plural(len(self.runs), 'run')}{': ' if counts else ''}{counts}"
         return f"DriftReport({' → '.join(self.releases)}, {runs})"
 
@@ -288,20 +290,13 @@ class DriftReport:
         ]
         return html_table(repr(self), columns, rows, len(self.runs) - len(rows))
 
-    def _outcomes(self) -> dict[str, int]:
-        """How many runs have each outcome, the worst first."""
-        found: dict[str, int] = {}
-        for run in self.worst_first():
-            found[run.outcome] = found.get(run.outcome, 0) + 1
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.drift/1`: plain types, numbers that are not finite as strings."""
         moved = self.tensors[~self.tensors["verdict"].isin(UNMOVED)]
         document = {
             "schema": DRIFT_SCHEMA,
             "run": self.run,
-            "time": None if self.time is None else self.time.isoformat(),
+            "time": self.time,
             "old": self.old,
             "releases": self.releases,
             "repeats": self.repeats,
@@ -325,28 +320,20 @@ class DriftReport:
         return plain
 
 
+_OF_RUN = (
+    *("case", "case_path", "precision", "old", "new", "status", "verdict", "reason", "counts"),
+    *("faithful", "waived", "structured", "compiled", "command"),
+)
+
+
 def _run(run: RunDrift) -> dict[str, Any]:
-    return {
-        "case": run.case,
-        "case_path": run.case_path,
-        "precision": run.precision,
-        "old": run.old,
-        "new": run.new,
-        "status": run.status,
-        "verdict": run.verdict,
-        "reason": run.reason,
-        "counts": run.counts,
+    return {name: getattr(run, name) for name in _OF_RUN} | {
         "worst": _tensor(run.worst),
         "origins": [_tensor(origin) for origin in run.origins],
-        "faithful": run.faithful,
-        "waived": run.waived,
         "structure": [
             to_json(change) | {"old_builds": str(change.old_builds), "new_builds": str(change.new_builds)}
             for change in run.structure
         ],
-        "structured": run.structured,
-        "compiled": run.compiled,
-        "command": run.command,
         "errors": [str(error) for error in run.errors],
         "fails_on": run.builds.fails_on,
         "expected": run.builds.expected,
@@ -375,7 +362,5 @@ def _tensor(tensor: JudgedTensor | None) -> dict[str, Any] | None:
 
 def statuses(runs: Iterable[RunDrift]) -> dict[DriftStatus, int]:
     """How many runs have each status."""
-    found = dict.fromkeys(DriftStatus, 0)
-    for run in runs:
-        found[run.status] += 1
-    return found
+    found = Counter(run.status for run in runs)
+    return {status: found[status] for status in DriftStatus}

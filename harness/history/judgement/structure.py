@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
+from typing import TypeVar
 
 from harness.history.store import BuiltLayer
 from harness.history.types import BuildCount, DriftVerdict
@@ -19,6 +21,7 @@ from harness.text import names
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _WIDTHS = {"fp4": 4, "int4": 4, "fp8": 8, "int8": 8, "bf16": 16, "fp16": 16, "tf32": 19, "fp32": 32}
+K = TypeVar("K")
 _MOST_NODES = 6  # of a fusion that are named in a text
 
 
@@ -165,20 +168,37 @@ def _fusion(
 
 def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     """Nodes that are computed in another precision; those that changed alike are one change."""
-    before, after = _by_node(old), _by_node(new)
     alike: dict[tuple[ChangeKind, str, str, BuildCount, BuildCount], list[str]] = {}
-    for node in before:
-        if node in after and not set(before[node]) & set(after[node]):
-            found = _all_names(before[node]), _all_names(after[node])
-            counts = _share(before[node], len(old)), _share(after[node], len(new))
-            kind = ChangeKind.PRECISION
-            if _casts_fused(node, *found, new):
-                kind = ChangeKind.CASTS_FUSED
-            elif _casts_fused(node, found[1], found[0], old):
-                kind = ChangeKind.CASTS_KEPT
-            alike.setdefault((kind, *found, *counts), []).append(node)
+    precisions = ([engine.precision for engine in engines] for engines in (old, new))
+    for node, was, now, old_builds, new_builds in _differing(*precisions):
+        kind = ChangeKind.PRECISION
+        if _casts_fused(node, was, now, new):
+            kind = ChangeKind.CASTS_FUSED
+        elif _casts_fused(node, now, was, old):
+            kind = ChangeKind.CASTS_KEPT
+        alike.setdefault((kind, was, now, old_builds, new_builds), []).append(node)
     for (kind, was, now, old_builds, new_builds), nodes in alike.items():
         yield StructureChange(kind, tuple(nodes), was, now, old_builds, new_builds)
+
+
+def _differing(
+    old: Sequence[Mapping[K, str]], new: Sequence[Mapping[K, str]]
+) -> Iterator[tuple[K, str, str, BuildCount, BuildCount]]:
+    """What no build of one release has as a build of the other one: how it was and is, and in how many builds."""
+    before, after = _values_by_key(old), _values_by_key(new)
+    for key in before:
+        if key in after and not set(before[key]) & set(after[key]):
+            was, now = before[key], after[key]
+            counts = BuildCount(was.total(), len(old)), BuildCount(now.total(), len(new))
+            yield key, " or ".join(sorted(was)), " or ".join(sorted(now)), *counts
+
+
+def _values_by_key(builds: Sequence[Mapping[K, str]]) -> dict[K, Counter[str]]:
+    found: defaultdict[K, Counter[str]] = defaultdict(Counter)
+    for build in builds:
+        for key, value in build.items():
+            found[key][value] += 1
+    return found
 
 
 def _casts_fused(node: str, kept: str, fused: str, engines: Sequence[_Engine]) -> bool:
@@ -194,22 +214,9 @@ def _casts_fused(node: str, kept: str, fused: str, engines: Sequence[_Engine]) -
 
 def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     """Another tactic for the same fusion; the tactics of another fusion are not comparable."""
-    before: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    after: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for engines, found in ((old, before), (new, after)):
-        for engine in engines:
-            for group, tactic in engine.tactic.items():
-                found[group][tactic] += 1
-    for group in sorted(before):
-        if group in after and not set(before[group]) & set(after[group]):
-            yield StructureChange(
-                ChangeKind.TACTIC,
-                group,
-                _all_names(before[group]),
-                _all_names(after[group]),
-                _share(before[group], len(old)),
-                _share(after[group], len(new)),
-            )
+    tactics = ([engine.tactic for engine in engines] for engines in (old, new))
+    for group, was, now, old_builds, new_builds in sorted(_differing(*tactics), key=itemgetter(0)):
+        yield StructureChange(ChangeKind.TACTIC, group, was, now, old_builds, new_builds)
 
 
 def _quantized(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
@@ -265,28 +272,9 @@ def _counted(engines: list[_Engine]) -> _Counts:
     return _Counts(Counter(group for engine in engines for group in engine.groups), len(engines))
 
 
-def _by_node(engines: list[_Engine]) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = {}
-    for engine in engines:
-        for node, precision in engine.precision.items():
-            found.setdefault(node, Counter())[precision] += 1
-    return found
-
-
-def _all_names(seen: Counter[str]) -> str:
-    return " or ".join(sorted(seen))
-
-
-def _share(seen: Counter[str], builds: int) -> BuildCount:
-    return BuildCount(seen.total(), builds)
-
-
 def _all(engines: list[_Engine]) -> BuildCount:
     return BuildCount(len(engines), len(engines))
 
 
 def _spell(groups: Sequence[tuple[str, ...]]) -> str:
-    texts = []
-    for group in groups:
-        texts.append(names(group, _MOST_NODES, separator=" + ", last=" + "))
-    return "; ".join(texts)
+    return "; ".join(names(group, _MOST_NODES, separator=" + ", last=" + ") for group in groups)

@@ -191,7 +191,7 @@ class RunWriter:
         Raises:
             HistoryError: its file is damaged.
         """
-        return _metadata(self.parts / f"{part}{SUFFIX}").hashes or CaseHashes()
+        return read_info(self.parts / f"{part}{SUFFIX}").hashes or CaseHashes()
 
     def finish(self, fingerprint: MadeWith) -> Path:
         """Make one file of the parts, and return it."""
@@ -331,22 +331,6 @@ def read_info(path: Path) -> RunInfo:
     Raises:
         HistoryError: it is damaged, is not a file of the history, or has a schema that this version does not read.
     """
-    info = _metadata(path)
-    if info.schema != SCHEMA:
-        raise HistoryError(
-            f"has the schema {info.schema}, and this version of harness reads {SCHEMA}",
-            where=path,
-            hint="read it with the version that wrote it, or move it to another folder",
-        )
-    return info
-
-
-def _metadata(path: Path) -> RunInfo:
-    """The metadata of a file.
-
-    Raises:
-        HistoryError: it is damaged, or is not a file of the history.
-    """
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
@@ -355,15 +339,16 @@ def _metadata(path: Path) -> RunInfo:
             document = json.loads((read_schema(source).metadata or {})[METADATA_KEY])
         info = replace(from_json(RunInfo, document), path=path)
         info.started  # noqa: B018 - raises ValueError where `run` is not an id
-        return info
     except (OSError, ArrowException, KeyError, ValueError) as error:
-        raise _foreign(path, error) from error
-
-
-def _foreign(path: Path, error: Exception) -> HistoryError:
-    return HistoryError(
-        f"is not a file of the history: {error}", where=path, hint="move it to another folder"
-    )
+        why, hint = f"is not a file of the history: {error}", "move it to another folder"
+        raise HistoryError(why, where=path, hint=hint) from error
+    if info.schema != SCHEMA:
+        raise HistoryError(
+            f"has the schema {info.schema}, and this version of harness reads {SCHEMA}",
+            where=path,
+            hint="read it with the version that wrote it, or move it to another folder",
+        )
+    return info
 
 
 def _info_if_sound(path: Path) -> RunInfo | None:

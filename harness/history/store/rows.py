@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.case import Case
-from harness.comparison import NONFINITE, GateResult, Metrics, compare
+from harness.comparison import NONFINITE, GateResult, Metrics, compare, look_behind
 from harness.history.store.engines import BuiltLayer, write_layers, write_reason
 from harness.history.store.schema import MISTAKE, NAMES, Row
 from harness.history.types import RowKind
@@ -254,18 +254,8 @@ def _layers(
 def _nearest(
     tensor: str, predecessors: Mapping[str, tuple[str, ...]], observed: Collection[str]
 ) -> tuple[str, ...]:
-    """The nearest observed tensors that a tensor was computed from, through those that were not observed."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = list(predecessors.get(tensor, ()))
-    while waiting:
-        name = waiting.pop()
-        if name in observed:
-            found.add(name)
-        elif name not in seen:
-            seen.add(name)
-            waiting += predecessors.get(name, ())
-    return tuple(sorted(found))
+    """The nearest observed tensors that a tensor was computed from, sorted."""
+    return tuple(sorted(look_behind(tensor, predecessors, observed)[1]))
 
 
 def _measured(row: Row, metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
