@@ -69,7 +69,7 @@ def test_a_metric_within_its_limit_passes_and_is_said() -> None:
 
 def test_a_metric_that_drops_beyond_its_limit_fails_although_the_gates_hold() -> None:
     result = judge("{function: scoring:error, better: lower, max_drop: 1.0, args: {scale: 1.0e+6}}")
-    assert all(output.passed for output in result.outputs)
+    assert {output.passed for output in result.outputs} == {True}
     assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.SCORE)
     assert result.reason.startswith("scoring:error rises by ")
     assert judge("{function: scoring:error, better: lower, max_drop: 1.0}").verdict is Verdict.PASS
