@@ -24,17 +24,18 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.spread import no_scheduler
 from harness.case import Case, load_cases
-from harness.cli.drift import write_report
 from harness.cli.outputs import Outputs
 from harness.cli.progress import RunProgress
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
 from harness.history.store.files import PARTS, RunWriter, interrupted, list_runs, read_plan
 from harness.judge import MadeWith, ProgressEvent
+from harness.report import drift_markdown, drift_page
 from harness.tensors import Precision
 
 CASES = Path("cases")
@@ -122,7 +123,13 @@ def write_sample(info: RunInfo, out: Path) -> list[Path]:
         shutil.copyfile(info.path, kept)
     (copied,) = runs_at(kept)
     files = out / "drift.json", out / "drift.html", out / "drift.md"
-    write_report(Outputs(*files), report_of(copied), seconds=None)
+    report = report_of(copied)
+    Outputs(*files).write(
+        document=report.to_dict,
+        page=partial(drift_page, report),
+        summary=partial(drift_markdown, report),
+        table=report.to_frame,
+    )
     written = [kept, *files]
     for path in written:
         if path.stat().st_size > MOST_BYTES:
