@@ -45,8 +45,11 @@ def test_the_function_is_a_plain_one_with_its_real_signature() -> None:
     assert {"precision", "environment", "options"} <= set(inspect.signature(harness.diagnose).parameters)
 
 
-def test_neither_tables_nor_pictures_are_imported_before_they_are_needed() -> None:
-    code = "import sys, harness.diagnosis.api; print(sorted({'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+def test_what_the_first_engine_does_not_need_is_not_imported_before_it_is_begun() -> None:
+    late = {"pandas", "matplotlib", "jinja2", "harness.diagnosis.pipeline", "harness.quantization.api"}
+    code = (
+        f"import sys, harness.cli.diagnose, harness.diagnosis.api; print(sorted({late} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

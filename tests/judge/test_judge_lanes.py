@@ -18,6 +18,7 @@ from harness.environments import Environment, Supervisor
 from harness.environments.process import WorkerProcess
 from harness.judge import (
     Candidates,
+    Judge,
     JudgeOptions,
     Progress,
     ProgressEvent,
@@ -329,3 +330,28 @@ def test_workers_start_while_the_models_are_made(tiny_cases, supervisors, monkey
     report = run(tiny_cases("clean"), environments=["old", "new"])
     assert started == ["old"], "of those that take turns the first"
     assert {item.verdict for item in report.results} == {Verdict.PASS, Verdict.SKIP}, "8.6 has no bf16"
+
+
+def test_close_waits_for_workers_whose_end_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    go_on = threading.Event()
+
+    calls = []
+
+    def close_slowly() -> None:
+        calls.append(None)
+        if len(calls) == 1:  # there are no workers left for the next one
+            go_on.wait(60)
+            said.append("ended")
+
+    monkeypatch.setattr("harness.environments.close_shared", close_slowly)
+    judge = Judge()
+    assert judge.candidates.environments is not None  # of a file that is read when it is first asked for
+    judge.end_workers()
+    closing = threading.Thread(target=lambda: (judge.close(), said.append("closed")))
+    closing.start()
+    closing.join(0.2)
+    assert said == []
+    go_on.set()
+    closing.join(60)
+    assert said == ["ended", "closed"]
