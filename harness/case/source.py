@@ -313,14 +313,33 @@ def _fetch(url: str, target: Path, sha256: str) -> None:
     for left_over in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed
         left_over.unlink(missing_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "harness"})
-    with (
-        urllib.request.urlopen(request, timeout=_SILENCE) as response,
-        atomic_path(target) as temporary,
-        temporary.open("wb") as file,
-    ):
+    with urllib.request.urlopen(request, timeout=_SILENCE) as response, _whole_or_nothing(target) as file:
         actual = _copy(response, file, url)
         if actual != sha256:
             raise ChecksumError(url, expected=sha256, actual=actual)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when the block ends, where the file system can do that; no kill leaves a part of it.
+
+    Elsewhere it is a temporary file, which the next download of `target` removes.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
+            yield file
+        return
+    with open(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(descriptor)
+        target.unlink(missing_ok=True)  # what is there has another checksum
+        os.link(
+            f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor
+        )  # with a src_dir_fd the link is followed
 
 
 def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str) -> str:

@@ -1,6 +1,8 @@
+import contextlib
 import hashlib
 import http.server
 import os
+import subprocess
 import sys
 import textwrap
 import threading
@@ -123,6 +125,8 @@ class _Server:
         server = self
         self.requests = 0
         self.cut = 0
+        self.hold = threading.Event()  # cleared, half of the payload is sent, and no more
+        self.hold.set()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -131,7 +135,10 @@ class _Server:
                 self.send_response(200 if self.path == "/m.onnx" else 404)
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(payload[: len(payload) - server.cut])
+                with contextlib.suppress(BrokenPipeError):
+                    self.wfile.write(payload[: len(payload) // 2])
+                    server.hold.wait(60)
+                    self.wfile.write(payload[len(payload) // 2 : len(payload) - server.cut])
 
             def log_message(self, *_):
                 pass
@@ -211,6 +218,29 @@ def test_a_download_that_never_ends_is_given_up(make, server, monkeypatch):
     with pytest.raises(ModelError, match="only 0 MiB have come"):
         resolve_model(make(url=server.url, sha256=DIGEST))
     assert cached() == []
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_kill_in_a_download_leaves_nothing_for_long(make, server, tmp_path, nameless):
+    case = make(url=server.url, sha256=DIGEST)
+    server.hold.clear()
+    lines = ["import os, sys", "from harness.case.source import download"]
+    lines += [] if nameless else ["del os.O_TMPFILE"]
+    code = "\n".join([*lines, "download(*sys.argv[1:])"])
+    models, until = tmp_path / "cache" / "harness" / "models", time.monotonic() + 60
+    process = subprocess.Popen([sys.executable, "-c", code, server.url, DIGEST])
+    try:
+        while not models.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.5)  # and the file is opened
+    finally:
+        process.kill()
+        process.wait()
+        server.hold.set()
+    left = [path.name for path in models.iterdir()]
+    assert len(left) == (0 if nameless else 1), left
+    assert resolve_model(case).read_bytes() == PAYLOAD
+    assert [path.name for path in models.iterdir()] == [f"{DIGEST}.onnx"]
 
 
 def test_what_a_killed_download_left_is_removed_by_the_next(make, server):
