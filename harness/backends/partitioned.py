@@ -117,11 +117,7 @@ class PartitionedSession:
         self.leave_out(frozenset())
 
     def leave_out(self, missing: frozenset[str], why: str = "") -> None:
-        """Have onnx.reference run nodes that ONNX Runtime refused.
-
-        Args:
-            missing: their names.
-            why: what ONNX Runtime said.
+        """Have onnx.reference run nodes that ONNX Runtime refused, and said `why`.
 
         Raises:
             ModelError: onnx.reference does not know the operator of one of them either.

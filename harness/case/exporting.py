@@ -50,15 +50,7 @@ def trace_warnings(
 
 
 def export_module(torch: Any, module: Any, examples: Any, options: Mapping[str, Any], exporter: str) -> Any:
-    """What torch.onnx.export makes of a module.
-
-    Args:
-        torch: PyTorch.
-        module: the module.
-        examples: its example inputs.
-        options: arguments of torch.onnx.export.
-        exporter: `dynamo`, or `legacy`, which takes the names of open axes from `dynamic_shapes`.
-    """
+    """What torch.onnx.export makes of a module; `legacy` takes the names of open axes from `dynamic_shapes`."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         # A failed export prints the whole graph.
         if exporter == "dynamo":

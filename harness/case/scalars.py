@@ -32,12 +32,7 @@ class Frozen(BaseModel):
 
 
 def mistake(message: str, *, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """An error for a validator to raise; its message reaches the reader of the case file unchanged.
-
-    Args:
-        message: what is wrong.
-        at: the key that is wrong, seen from where the validator stands.
-    """
+    """An error for a validator to raise, about the key `at`, seen from there; people read the message as it is."""
     return PydanticCustomError(MISTAKE, "{message}", {"message": message, "at": at})
 
 

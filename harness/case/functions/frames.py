@@ -63,12 +63,7 @@ def send(line: socket.socket, frame: Frame) -> None:
 
 
 def receive(line: socket.socket, kind: type[M], wait: Callable[[], None] = lambda: None) -> M:
-    """Read the message of one frame.
-
-    Args:
-        line: the socket.
-        kind: `Request` or `Reply`.
-        wait: called before each read; returns when there is something to read.
+    """Read the message of one frame; `wait` is called before each read, and returns when there is something to read.
 
     Raises:
         EOFError: the other end is gone.

@@ -19,13 +19,6 @@ def probe(
 ) -> Tuple[ProbeReply, Any]:
     """What this environment is and can do; what does not work is in `problems`, and never raised.
 
-    Args:
-        trt: the module of the product.
-        release: what it offers.
-        logger: the `trt.ILogger`.
-        cuda: the GPU; looked for if it is not given.
-        load: see `Probe`.
-
     Returns:
         the reply, and the `trt.Builder` that was made, or None. As long as it lives, TensorRT keeps the library of
         its kernels loaded, and the builders of the builds that follow are made at once.

@@ -283,12 +283,8 @@ class Relaxed(NamedTuple):
 def relaxation_steps(typing: Weak, graph: Graph, config: Any, request: BuildRequest) -> Iterator[Relaxed]:
     """Ask for less, step by step: each is in force on the network and its configuration once it is drawn.
 
-    Args:
-        typing: what pinned the layers of the network.
-        graph: the network.
-        config: the `trt.IBuilderConfig`.
-        request: what was asked for. Nothing is relaxed without islands in a pinned network; nor where tactics are
-            recorded or ordered, for these belong to the network that was asked for.
+    Nothing is relaxed without islands in a pinned network; nor where tactics are recorded or ordered, for these belong
+    to the network that was asked for.
     """
     if not request.islands or not request.options.pin_precision or request.tactics is not None:
         return
