@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.case import ExpectedFinding
-from harness.compiler import Kind, Match, NodeFacts, Releases
+from harness.compiler import Kind, NodeFacts, Releases
 from harness.conversion.cures import AppliedCure, LeftOut
 from harness.conversion.timing import KernelTimes
 from harness.errors import CandidateError, HarnessError, InternalError
@@ -78,17 +78,10 @@ class Finding:
         stops = self.kind in (Kind.REFUSED, Kind.NOT_BUILT)
         return stops and self.found_by is FoundBy.RULE and self.environment is not None
 
-    def explained_by(self, match: Match) -> Finding:
-        """The finding with what a rule knows of it."""
-        rule = match.rule
-        return replace(
-            self,
-            code=rule.code,
-            explanation=rule.explanation,
-            advice=match.advice,
-            releases=rule.releases,
-            source=rule.source,
-        )
+    def explained_by(self, rule: Finding) -> Finding:
+        """The finding with what a rule, whose own finding is given, knows of it."""
+        known = ("code", "explanation", "advice", "releases", "source")
+        return replace(self, **{name: getattr(rule, name) for name in known})
 
 
 _WIDTHS = {

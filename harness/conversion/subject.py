@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from harness.backends import shape_ranges
 from harness.case import Case, InputSpec, check_input_names, make_feeds
 from harness.compiler import (
@@ -136,9 +138,7 @@ class Subject:
         holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
         suspects = [match.node.name for match in holding if match.node and match.rule.kind is Kind.REFUSED]
         fed = {name: ranges[1] for name, ranges in self.profiles.items()}
-        parts = Parts(
-            self.model, fed, lambda: make_feeds(self.case, self.model.inputs, guess_fills(self.model))[0]
-        )
+        parts = Parts(self.model, fed, self._feeds)
         examination = Examination(
             parts, ask, dict.fromkeys(parts.owners[name] for name in suspects if name in parts.owners)
         )
@@ -175,16 +175,21 @@ class Subject:
         )
 
     def _timed(self, environment: Environment) -> TimedEngine:
-        feeds = make_feeds(self.case, self.model.inputs, guess_fills(self.model))[0]
-        return time_kernels(self.model, self.precision or Precision.FP32, environment, feeds, self.profiles)
+        precision = self.precision or Precision.FP32
+        return time_kernels(self.model, precision, environment, self._feeds(), self.profiles)
+
+    def _feeds(self) -> Mapping[str, np.ndarray]:
+        return make_feeds(self.case, self.model.inputs, guess_fills(self.model))[0]
 
     def _finding(
         self, blamed: Blamed, holding: Sequence[Match], scales: Sequence[Finding], environment: str
     ) -> Finding:
         name = blamed.inner or blamed.node
-        about = [each for each in holding if each.node and each.node.name == name]
-        match = next(
-            (each for each in about if each.rule.kind in STOPS or each.rule.code == BAKED_SIZE), None
+        known = [*map(of_rule, holding), *scales]
+        rules = (
+            each
+            for each in known
+            if each.node and each.node.name == name and (each.kind in STOPS or each.code == BAKED_SIZE)
         )
         failure = blamed.failure
         code = "refused" if failure is None else FAILURE_CODES.get(failure.kind, "not-built")
@@ -199,18 +204,8 @@ class Subject:
             advice=_ADVICE.get(code, "").format(environment=environment),
             alone=blamed.alone,
         )
-        if match is not None:
-            return found.explained_by(match)
-        for each in scales:
-            if each.kind in STOPS and each.node is not None and each.node.name == name:
-                return replace(
-                    found,
-                    code=each.code,
-                    explanation=each.explanation,
-                    advice=each.advice,
-                    source=each.source,
-                )
-        return found
+        rule = next(rules, None)
+        return found if rule is None else found.explained_by(rule)
 
     def _not_asked(
         self, examination: Examination, holding: Sequence[Match], environment: str
@@ -264,8 +259,18 @@ def _is_open(info: TensorInfo) -> bool:
 
 def of_rule(match: Match, environment: str | None = None) -> Finding:
     """What a rule says, by itself or of an environment."""
-    found = Finding(match.rule.code, match.rule.kind, FoundBy.RULE, match.node, environment)
-    return found.explained_by(match)
+    rule = match.rule
+    return Finding(
+        rule.code,
+        rule.kind,
+        FoundBy.RULE,
+        match.node,
+        environment,
+        explanation=rule.explanation,
+        advice=match.advice,
+        releases=rule.releases,
+        source=rule.source,
+    )
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
