@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +114,10 @@ def diagnose(
     case = choose_case(target, inputs, wanted, given=given, purpose="a diagnosis")
     chosen = choose_precision(case, wanted)
     budget = DiagnosisBudget(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
-    with _judging(judge, JudgeOptions(kernels=kernels, accumulate=accumulate)) as own:
+    made = (
+        Judge(JudgeOptions(kernels=kernels, accumulate=accumulate)) if judge is None else nullcontext(judge)
+    )
+    with made as own:
         bench = own.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
@@ -193,15 +196,6 @@ def _begin(
         plan = Plan(precision, build=bench.case.build)
         return in_background(lambda: candidate.build_ahead(plan, feeds), "first engine")
     return None
-
-
-@contextmanager
-def _judging(judge: Judge | None, options: JudgeOptions) -> Iterator[Judge]:
-    if judge is not None:
-        yield judge
-        return
-    with Judge(options) as own:
-        yield own
 
 
 def _is_ruined(bench: Workbench) -> bool:
@@ -323,28 +317,18 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
-        warnings=(
-            *context.subject.bench.own_roundings.warnings,
-            *_not_converting(context),
-            *_pairs_of_its_own(context),
-        ),
+        warnings=tuple(_warnings(context)),
     )
 
 
-def _not_converting(context: Context) -> tuple[str, ...]:
-    """That the model is known not to convert, or that its engine computes something else."""
-    warning = conversion_warning(context.subject.bench.model, context.subject.candidate.fingerprint())
-    return () if warning is None else (warning,)
-
-
-def _pairs_of_its_own(context: Context) -> tuple[str, ...]:
-    """That the Q/DQ pairs of a model are in its reference as well."""
+def _warnings(context: Context) -> Iterator[str]:
+    """What the file rounds itself, what is known not to convert, and that the reference has the Q/DQ pairs, too."""
     bench = context.subject.bench
-    if not bench.model.quantized or bench.case.reference is not None:
-        return ()
-    return (
-        "the reference has the Q/DQ pairs of the model, too; what they cost: --reference FLOAT.onnx, or -p int8",
-    )
+    yield from bench.own_roundings.warnings
+    if (warning := conversion_warning(bench.model, context.subject.candidate.fingerprint())) is not None:
+        yield warning
+    if bench.model.quantized and bench.case.reference is None:
+        yield "the reference has the Q/DQ pairs of the model, too; what they cost: --reference FLOAT.onnx, or -p int8"
 
 
 def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> tuple[LayerResult, ...]:

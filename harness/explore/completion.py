@@ -35,13 +35,8 @@ class Candidate:
 
 
 def complete(before: str, names: Names, kept: frozenset[str]) -> Iterator[Candidate]:
-    """What may stand at the end of `before`, the best first.
-
-    Args:
-        before: the line up to the cursor.
-        names: of the model.
-        kept: the nodes in FP32: what `lower` is offered.
-    """
+    """What may stand at the end of `before`, the line up to the cursor, the best first; `lower` is offered what is
+    kept."""
     words = before.split()
     word = "" if not before or before[-1].isspace() else words.pop()
     if not words:
@@ -118,12 +113,7 @@ def _quoted(name: str) -> str:
 
 
 def make_completer(names: Names, kept: Callable[[], frozenset[str]]) -> Completer:
-    """The same for prompt_toolkit.
-
-    Args:
-        names: of the model.
-        kept: says which nodes are in FP32 now.
-    """
+    """The same for prompt_toolkit; `kept` says which nodes are in FP32 now."""
     from prompt_toolkit.completion import Completer, Completion
     from prompt_toolkit.document import Document
 

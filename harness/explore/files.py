@@ -59,12 +59,7 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
 
 
 def export(by_hand: ByHand, result: TryResult, folder: Path) -> ExportedFiles:
-    """Write the files that a diagnosis hands over for an island, and all commands in one file.
-
-    Args:
-        by_hand: makes the files.
-        result: the island, evaluated.
-        folder: where to.
+    """Write the files that a diagnosis hands over for an island that was evaluated, and all commands in one file.
 
     Raises:
         UsageError: the folder cannot be written to.

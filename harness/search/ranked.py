@@ -28,12 +28,8 @@ def ranking(problem: Problem) -> tuple[str, ...]:
 def guess(problem: Problem, untreated: Evaluation) -> int | None:
     """How many units of the ranking's top are probably needed; None if the scores do not say.
 
-    In this order: the units with an infinite score; what is needed by the numbers; the units above a clear gap
-    that lies in the ranking's first half.
-
-    Args:
-        problem: with scores.
-        untreated: the evaluation with nothing treated.
+    In this order: the units with an infinite score; what is needed by the numbers, given the evaluation with nothing
+    treated; the units above a clear gap that lies in the ranking's first half.
     """
     scores = sorted((score for score in (problem.scores or {}).values() if score > 0), reverse=True)
     infinite = sum(map(math.isinf, scores))

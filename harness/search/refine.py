@@ -44,15 +44,10 @@ class _Effects:
 
 
 def refine(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> frozenset[str] | None:
-    """A smaller set with the property, or None if none was found.
+    """A smaller set with the property than `kept`, for a cure, or None if none was found.
 
-    Costs an evaluation for each unit of `kept` (those that prove it minimal, too) and, if their effects do not
-    follow the ranking, one for each of as many units that come next in it.
-
-    Args:
-        predicate: for a cure.
-        kept: a set with the property.
-        order: all units, the most suspected first.
+    Costs an evaluation for each unit of `kept` (those that prove it minimal, too) and, if their effects do not follow
+    the ranking, which is `order`, one for each of as many units that come next in it.
     """
     if predicate.direction is not Direction.CURE or len(kept) < FEWEST or predicate.badness(kept) is None:
         return None

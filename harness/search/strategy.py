@@ -19,9 +19,7 @@ ENOUGH_NEEDED = 2
 def narrow(predicate: Predicate, *, prove: bool) -> Reduction:
     """Find a set that has the property, by what is known and found.
 
-    Args:
-        predicate: the property.
-        prove: a proof follows, so that what it evaluates costs nothing here.
+    Where a proof follows, what that evaluates costs nothing here.
 
     Raises:
         Stop: there is nothing to find, or it cannot be judged.

@@ -96,15 +96,13 @@ def find_bad_tactics(
     for number, units in enumerate(dict.fromkeys(units for units in (suspects, able) if units)):
         latest = under_way.run(units, answer)
         # What the first round could not bring about, the second explains, or nothing does.
-        found = latest if number == 0 or latest.verdict is TacticVerdict.FOUND else _at_cost_of(found, latest)
+        if number == 0 or latest.verdict is TacticVerdict.FOUND:
+            found = latest
+        else:  # at the cost of both rounds
+            found = replace(found, builds=latest.builds, trail=latest.trail, not_taken=latest.not_taken)
         if found.verdict is not TacticVerdict.NOT_REPRODUCIBLE:
             break
     return _with_structure(found, pair)
-
-
-def _at_cost_of(found: TacticSearchResult, latest: TacticSearchResult) -> TacticSearchResult:
-    """The first round's answer, at the cost of both."""
-    return replace(found, builds=latest.builds, trail=latest.trail, not_taken=latest.not_taken)
 
 
 def _with_structure(found: TacticSearchResult, pair: _Pair) -> TacticSearchResult:

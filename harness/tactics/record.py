@@ -104,13 +104,8 @@ def load_record(path: Path | str) -> TacticRecord:
 
 
 def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | None:
-    """What the engine of an evaluation was built with; None if the plan did not ask for a record.
-
-    Args:
-        evaluation: of a TensorRT candidate.
-        plan: what was evaluated.
-        model: SHA-256 of the model.
-    """
+    """What the engine of an evaluation of `plan` was built with; None if the plan did not ask for a record. `model` is
+    the SHA-256 of the model."""
     engine = evaluation.engine
     if engine is None or engine.tactics is None:
         return None

@@ -45,12 +45,7 @@ class Variation:
     orders: TacticOrders = field(default_factory=TacticOrders)
 
     def of(self, plan: Plan, *, alternatives: int = 0) -> Plan:
-        """The plan of a build that is varied so, and that records its tactics.
-
-        Args:
-            plan: what is built without variation.
-            alternatives: how many choices beside the one taken to record for a layer.
-        """
+        """The plan of a build that is varied so, and that records its tactics, with so many alternatives a layer."""
         # What is to be chosen anew must not be answered from the timings of another build; nor is what is to be
         # forced, or it would not be on offer.
         own, changes = (each.model_dump(exclude_unset=True) for each in (plan.build, self.build))
@@ -68,12 +63,8 @@ def noise(count: int, *, start: int = 1) -> tuple[Variation, ...]:
 
 
 def sources(probe: ProbeReply, enabled: Sequence[str] | None = None) -> tuple[Variation, ...]:
-    """Builds that each do without one tactic source.
-
-    Args:
-        probe: of the environment.
-        enabled: the sources of the build that is varied; None are TensorRT's own.
-    """
+    """Builds that each do without one tactic source of those `enabled` in the build that is varied; None are TensorRT's
+    own."""
     names = [str(name).lower() for name in (probe.tactic_sources if enabled is None else enabled)]
     return tuple(
         Variation(

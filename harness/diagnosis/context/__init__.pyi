@@ -37,7 +37,6 @@ from .journal import locked as locked
 from .obedience import Obedience as Obedience
 from .obedience import obeyed_by_kernels as obeyed_by_kernels
 from .obedience import obeyed_by_numbers as obeyed_by_numbers
-from .parts import FailingPart as FailingPart
 from .parts import Part as Part
 from .parts import cut as cut
 from .parts import tensor_gates as tensor_gates

@@ -15,7 +15,7 @@ from harness.diagnosis.context.budget import DiagnosisBudget, Spending
 from harness.diagnosis.context.effects import Effects
 from harness.diagnosis.context.evaluator import Evaluator
 from harness.diagnosis.context.journal import DiagnosisJournal
-from harness.diagnosis.context.parts import FailingPart
+from harness.diagnosis.context.parts import Part
 from harness.diagnosis.context.seen import Cure, EngineObservation, FP32Sums
 from harness.diagnosis.context.subject import Subject
 from harness.diagnosis.results import Cost, Stage
@@ -97,7 +97,7 @@ class Context:
         self.priors = Once[Cure]()
         self.observations = Once[EngineObservation]()
         self.cured = Once[Cured]()
-        self.shrunk = Once[FailingPart | None]()
+        self.shrunk = Once[Part | None]()
         self.begun_repro: Any = None
         """A handover.ReproRun that was begun before it was known what is said of it."""
         self._stages: dict[Stage, float] = {}

@@ -22,23 +22,12 @@ class Part:
         model: the part.
         feeds: the reference's tensors at its inputs.
         expected: the reference's tensors at its outputs.
+        nodes: names of its nodes, without those that compute constants for them.
     """
 
     model: Model
     feeds: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class FailingPart:
-    """A part that fails.
-
-    Args:
-        part: the part.
-        nodes: names of its nodes, in topological order.
-    """
-
-    part: Part
     nodes: tuple[str, ...]
 
 
@@ -84,7 +73,7 @@ def cut(
         else values[info.name]
         for info in part.inputs
     }
-    return Part(part, feeds, {name: values[name] for name in results})
+    return Part(part, feeds, {name: values[name] for name in results}, tuple(nodes))
 
 
 def tensors_of(subject: Subject, nodes: Sequence[str], sample: int) -> dict[str, np.ndarray]:

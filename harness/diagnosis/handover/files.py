@@ -18,7 +18,6 @@ from harness.comparison import compare, not_computed
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
     Context,
-    FailingPart,
     Findings,
     Handover,
     Part,
@@ -315,9 +314,9 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
     if shrunk is None:
         text = "no part of the model was seen to fail by itself: there is no repro"
         return lambda: (None, (Evidence.of(EvidenceKind.REPRO, text, core=list(core)),))
-    info, signature = _described(subject, shrunk.part, precision, summary, emulated=emulated)
+    info, signature = _described(subject, shrunk, precision, summary, emulated=emulated)
     begun, context.begun_repro = context.begun_repro, None
-    checked = stack.enter_context(repro_under_way(folder, shrunk.part, info, signature, begun))
+    checked = stack.enter_context(repro_under_way(folder, shrunk, info, signature, begun))
 
     def finish() -> tuple[Repro, tuple[Evidence, ...]]:
         repro = checked()
@@ -352,11 +351,11 @@ def begin_repro(context: Context, core: tuple[str, ...], out: Path) -> None:
     subject = context.subject
     shrunk = shrink_emulated(context, core, context.evaluator.failing_sample)
     if shrunk is not None and context.begun_repro is None:
-        info, signature = _described(subject, shrunk.part, subject.precision, "", emulated=True)
-        context.begun_repro = ReproRun(out / REPRO, shrunk.part, info, signature)
+        info, signature = _described(subject, shrunk, subject.precision, "", emulated=True)
+        context.begun_repro = ReproRun(out / REPRO, shrunk, info, signature)
 
 
-def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> FailingPart | None:
+def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> Part | None:
     """The smallest part around `core` that fails on the emulator; None if none does."""
     subject = context.subject
     fails = fails_emulated(subject)

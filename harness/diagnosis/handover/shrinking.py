@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.backends import Assumed, Emulator
 from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult
-from harness.diagnosis.context import FailingPart, Part, Subject, cut, tensor_gates, tensors_of
+from harness.diagnosis.context import Part, Subject, cut, tensor_gates, tensors_of
 from harness.errors import CandidateError, ModelError
 from harness.tensors import Precision
 
@@ -24,7 +24,7 @@ Fails = Callable[[Part], bool]
 
 def shrink(
     subject: Subject, core: Sequence[str], sample: int, fails: Fails, *, most: int | None = None
-) -> FailingPart | None:
+) -> Part | None:
     """The smallest failing part around the nodes of `core`; None if no part of the model fails by itself, or none of
     the first `most`."""
     left = [most if most is not None else 1 << 30]
@@ -45,27 +45,25 @@ def shrink(
         if part is not None:
             if 1 < len(nodes) <= MOST_SHRUNK and not set(core).issuperset(nodes):
                 known = tensors_of(subject, nodes, sample)
-            return _shrunk(nodes, part, attempt)
+            return _shrunk(part, attempt)
     return None
 
 
-def _shrunk(
-    nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]], Part | None]
-) -> FailingPart:
+def _shrunk(part: Part, attempt: Callable[[Sequence[str]], Part | None]) -> Part:
     """Leave out what is not needed: halves, then parts half as large, until no node can be left out alone."""
-    size = len(nodes) // 2 if len(nodes) <= MOST_SHRUNK else 0
+    size = len(part.nodes) // 2 if len(part.nodes) <= MOST_SHRUNK else 0
     while size:
-        before, start = len(nodes), 0
-        while start < len(nodes):
-            smaller = (*nodes[:start], *nodes[start + size :])
+        before, start = len(part.nodes), 0
+        while start < len(part.nodes):
+            smaller = (*part.nodes[:start], *part.nodes[start + size :])
             found = attempt(smaller) if smaller else None
             if found is None:
                 start += size
             else:
-                nodes, part = smaller, found
-        again = size == 1 and 1 < len(nodes) < before
-        size = size if again else min(size, len(nodes)) // 2
-    return FailingPart(part, nodes)
+                part = found
+        again = size == 1 and 1 < len(part.nodes) < before
+        size = size if again else min(size, len(part.nodes)) // 2
+    return part
 
 
 def _growing(subject: Subject, core: Sequence[str]) -> Iterator[tuple[str, ...]]:
