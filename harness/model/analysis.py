@@ -102,13 +102,13 @@ def embedded(model: ir.Model) -> ir.Model:
 
 def held(tensor: ir.TensorProtocol, like: ir.TensorProtocol) -> ir.TensorProtocol:
     """A tensor as an array, with the doc string and the metadata of another."""
-    return ir.Tensor(
-        tensor.numpy(),
-        dtype=tensor.dtype,
-        name=tensor.name,
-        doc_string=like.doc_string,
-        metadata_props=dict(like.metadata_props),
-    )
+    name, doc, notes = tensor.name, like.doc_string, dict(like.metadata_props)
+    if isinstance(tensor, ir.StringTensor):
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.StringTensor(
+            tensor.string_data(), shape=shape, name=name, doc_string=doc, metadata_props=notes
+        )
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name, doc_string=doc, metadata_props=notes)
 
 
 def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:

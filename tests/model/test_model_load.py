@@ -309,8 +309,8 @@ def test_a_sparse_initializer_that_is_none_is_refused(
 
 
 def noted(kind: str) -> onnx.ModelProto:
-    """A model whose parts all have a doc string and metadata; its weight is small, or larger than a megabyte."""
-    size = 8 if kind == "small" else 600
+    """A model whose parts all have a doc string and metadata; its weight is small, over a megabyte, or a text."""
+    size = 600 if kind == "large" else 8
     proto = graph_model(
         [helper.make_node("MatMul", ["x", "w"], ["y"], "product", doc_string="a node")],
         inputs={"x": [2, size]},
@@ -318,6 +318,11 @@ def noted(kind: str) -> onnx.ModelProto:
         weights={"w": np.ones((size, size), np.float32)},
     )
     graph = proto.graph
+    if kind == "text":
+        graph.initializer[0].CopyFrom(helper.make_tensor("w", TensorProto.STRING, [2], [b"a", b"b"]))
+        graph.node[0].CopyFrom(helper.make_node("Identity", ["x"], ["y"], "product", doc_string="a node"))
+        graph.node.append(helper.make_node("Identity", ["w"], ["z"], "text"))
+        graph.output.append(helper.make_tensor_value_info("z", TensorProto.STRING, [2]))
     graph.initializer[0].doc_string = "a weight"
     for place, each in enumerate((proto, graph, graph.node[0], graph.initializer[0], graph.input[0])):
         each.metadata_props.add(key="origin", value=str(place))
@@ -332,7 +337,7 @@ def notes(proto: onnx.ModelProto) -> list[object]:
 
 
 @pytest.mark.parametrize("stored", ["within", "beside"])
-@pytest.mark.parametrize("kind", ["small", "large"])
+@pytest.mark.parametrize("kind", ["small", "large", "text"])
 @pytest.mark.parametrize("make", ["saved", "beside", "newer", "part"])
 def test_doc_strings_and_metadata_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, kind: str, make: str
@@ -344,7 +349,7 @@ def test_doc_strings_and_metadata_are_kept(
     if make == "newer":
         model = at_opset(model, 21)
     elif make == "part":
-        model = extract(model, ["x"], ["y"])
+        model = extract(model, ["x"], [info.name for info in model.outputs])
     elif make == "beside":
         monkeypatch.setattr("harness.model.load.EXTERNAL_OVER", 0)
     saved = save_model(model, tmp_path / "out.onnx")
