@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.history import Floors
-from harness.history.judgement.noise import half_width, pooled_half_width, student
+from harness.history.judgement.noise import half_width, student
 from harness.history.types import FLOORS
 from harness.tensors import Precision
 
@@ -44,13 +44,14 @@ def test_two_means_of_one_population_differ_by_less_as_often_as_it_says(builds: 
     old, new = (stream.standard_normal((40_000, count)) for count in (builds, further))
     spreads = [side.std(axis=1, ddof=1) if side.shape[1] > 1 else np.zeros(len(side)) for side in (old, new)]
     counts = [np.full(len(old), count) for count in (builds, further)]
-    width = pooled_half_width(counts[0], spreads[0], counts[1], spreads[1], 0.99)
+    width = half_width(counts[0], spreads[0], counts[1], 0.99, further_deviation=spreads[1])
     held = np.abs(new.mean(axis=1) - old.mean(axis=1)) <= width
     assert held.mean() == pytest.approx(0.99, abs=0.002)
-    alone = pooled_half_width(np.array([3]), np.array([0.5]), np.array([1]), np.array([np.nan]), 0.99)
-    assert alone == half_width(np.array([3]), np.array([0.5]), np.array([1]), 0.99)
+    three = np.array([3]), np.array([0.5]), np.array([1]), 0.99
+    alone = half_width(*three, further_deviation=np.array([np.nan]))
+    assert alone == half_width(*three)
     ones = np.ones(1, dtype=int)
-    assert np.isnan(pooled_half_width(ones, np.zeros(1), ones, np.zeros(1), 0.99)).all()
+    assert np.isnan(half_width(ones, np.zeros(1), ones, 0.99, further_deviation=np.zeros(1))).all()
 
 
 def test_one_build_leaves_the_noise_unknown_and_equal_builds_have_none() -> None:

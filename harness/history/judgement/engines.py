@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.history.judgement.noise import half_width, pooled_half_width
+from harness.history.judgement.noise import half_width
 from harness.history.types import Floors, Trend
 
 
@@ -95,7 +95,7 @@ def _compare(
     old_std, new_std = (both[name].fillna(0.0).to_numpy(dtype=np.float64) for name in ("std_old", "std_new"))
     noise = np.fmax(
         half_width(builds, old_std, further, confidence),
-        pooled_half_width(builds, old_std, further, new_std, confidence),
+        half_width(builds, old_std, further, confidence, further_deviation=new_std),
     )
     beyond = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > share * both["mean_old"])
     trend = np.select(

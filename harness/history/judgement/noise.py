@@ -40,46 +40,31 @@ import numpy as np
 
 
 def half_width(
-    builds: np.ndarray, deviation: np.ndarray, further: np.ndarray, confidence: float
-) -> np.ndarray:
-    """Half the width of the prediction interval for the mean of `further` builds.
-
-    Args:
-        builds: how many builds of the older release there are.
-        deviation: their standard deviation, with `builds - 1` in its denominator.
-        further: how many builds of the newer release there are.
-        confidence: two-sided.
-
-    Returns:
-        NaN where a single build leaves the noise unknown.
-    """
-    spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
-    return np.asarray(quantiles(builds - 1, confidence) * np.where(builds > 1, deviation, math.nan) * spread)
-
-
-def pooled_half_width(
     builds: np.ndarray,
     deviation: np.ndarray,
     further: np.ndarray,
-    further_deviation: np.ndarray,
     confidence: float,
+    *,
+    further_deviation: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Half the width within which the means of two samples of one population differ (Student's two-sample t-test).
+    """Half the width of the band around the mean of some builds in which the mean of `further` builds lies.
 
     Args:
         builds: how many builds of the older release there are.
         deviation: their standard deviation, with `builds - 1` in its denominator; read where there are two.
         further: how many builds of the newer release there are.
-        further_deviation: likewise theirs.
         confidence: two-sided.
+        further_deviation: likewise that of the further ones, pooled with the older ones' (Student's two-sample t-test);
+            None is the prediction interval, from the older ones alone.
 
     Returns:
-        NaN where neither release has two builds.
+        NaN where single builds leave the noise unknown.
     """
     older, newer = np.maximum(builds - 1, 0), np.maximum(further - 1, 0)
-    freedom = older + newer
-    squares = older * np.where(older > 0, deviation, 0.0) ** 2
-    squares += newer * np.where(newer > 0, further_deviation, 0.0) ** 2
+    squares, freedom = older * np.where(older > 0, deviation, 0.0) ** 2, older
+    if further_deviation is not None:
+        squares = squares + newer * np.where(newer > 0, further_deviation, 0.0) ** 2
+        freedom = older + newer
     spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
     return np.asarray(quantiles(freedom, confidence) * np.sqrt(squares / np.maximum(freedom, 1)) * spread)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from harness.history.judgement.nights import OUTLYING, Nights, mean_of_builds
-from harness.history.judgement.noise import half_width, pooled_half_width
+from harness.history.judgement.noise import half_width
 from harness.history.types import SEVERITY, DriftVerdict, Floors, RowKind
 from harness.tensors import Precision
 
@@ -317,9 +317,9 @@ class _Bands:
         """Builds compared with builds."""
         before, after = _Level.of(groups, error, old), _Level.of(groups, error, new)
         with np.errstate(invalid="ignore"):
-            settled = half_width(before.finite, before.deviation, after.finite, confidence)
-            both = (before.finite, before.deviation, after.finite, after.deviation)
-            noise = np.fmax(settled, pooled_half_width(*both, confidence))
+            known = (before.finite, before.deviation, after.finite, confidence)
+            settled = half_width(*known)
+            noise = np.fmax(settled, half_width(*known, further_deviation=after.deviation))
         return cls(before.mean, after.mean, settled, noise)
 
     @property

@@ -32,21 +32,12 @@ def find_baked(model: Model, batch: int) -> tuple[Baked, ...]:
 
 def find_baked_behind(model: Model, node: str) -> tuple[Baked, ...]:
     """The nodes into which a batch of several rows is written, if `node`, which failed, is one of them."""
-    for batch in {constant[0] for constant in _constants(model, node) if constant[0] > 1}:
-        found = find_baked(model, batch)
-        if any(each.node == node for each in found):
-            return found
-    return ()
-
-
-def _constants(model: Model, name: str) -> list[tuple[int, ...]]:
-    return [
-        constant
-        for node in model.ir.graph
-        if node.name == name
-        for value in node.inputs
-        if value is not None and (constant := _constant(value))
-    ]
+    values = (
+        value for each in model.ir.graph if each.name == node for value in each.inputs if value is not None
+    )
+    constants = filter(None, map(_constant, values))
+    found = (find_baked(model, batch) for batch in {each[0] for each in constants} if batch > 1)
+    return next((every for every in found if any(each.node == node for each in every)), ())
 
 
 def _constant(value: ir.Value) -> tuple[int, ...]:
