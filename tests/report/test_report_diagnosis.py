@@ -145,6 +145,14 @@ def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
     assert "observing changed the engine" in text
 
 
+def test_every_field_of_the_json_is_documented(diagnosis: Diagnosis) -> None:
+    page = (Path(__file__).parents[2] / "docs/json.md").read_text(encoding="utf-8")
+    section = page.split("## `harness diagnose`")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", page.split("## `harness diagnose`")[0] + section))
+    named |= set(re.findall(r'"(\w+)"', section))
+    assert set(diagnosis.to_dict()) <= named
+
+
 def test_the_page_is_one_file_with_both_pictures(diagnosis: Diagnosis) -> None:
     page = html_page(diagnosis)
     assert page.count("<svg") == 2
