@@ -19,7 +19,15 @@ import onnxruntime as ort
 from harness.backends.assumed import Assumed
 from harness.backends.partitioned import left_out
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
-from harness.backends.session import SMALL, Computed, GraphRunner, mean_size, run_as_far_as_possible
+from harness.backends.session import (
+    SMALL,
+    THREADS_LIMIT,
+    Computed,
+    GraphRunner,
+    mean_size,
+    run_as_far_as_possible,
+    whole_number,
+)
 from harness.errors import NodeFailedError
 from harness.model import (
     EXACT,
@@ -195,8 +203,7 @@ class Emulator(Candidate):
     def _pool(self) -> ThreadPoolExecutor | None:
         """Threads for what is run ahead; None where a session has more than one, or this process has one core."""
         size = mean_size(self.model)
-        threads = os.environ.get("HARNESS_THREADS", "")
-        cores = int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0))
+        cores = whole_number(THREADS_LIMIT) or len(os.sched_getaffinity(0))
         if size is None or size >= SMALL or cores < 2 or self.model.operators is not None:
             return None
         return ThreadPoolExecutor(min(cores, MOST_AHEAD), "emulated ahead")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from harness.errors import InputDataError, ModelError, NodeFailedError
 from harness.model import LOWERED
+from harness.tensors import memory_limit
+from harness.text import size
 
 _NO_KERNEL = re.compile(
     r"Could not find an implementation for (?P<op>\w+)\((?:\d+\) node with name '(?P<node>[^']*)')?"
@@ -16,7 +18,9 @@ _NO_OPERATOR = ("not implemented", "no op registered", "not a registered")
 _FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
 _PLACE = re.compile(r"/\S+:\d+ .*? was false\. ")
 """Where in ONNX Runtime's sources a check failed."""
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+_NO_MEMORY = re.compile(
+    r"Failed to allocate memory(?: for requested buffer of size (?P<size>\d+))?|bad_alloc|bad allocation"
+)
 _BAD_FEED = ("Got invalid dimensions", "Unexpected input data type")
 
 
@@ -68,7 +72,15 @@ def run_error(error: Exception, where: str) -> ModelError | InputDataError:
     if "INVALID_ARGUMENT" in text and any(words in text for words in _BAD_FEED):
         return InputDataError(text, where=where)
     failed = _FAILED_NODE.search(text)
-    if failed is None or any(words in text for words in _NO_MEMORY):
+    if lacking := _NO_MEMORY.search(text):
+        at = "" if failed is None else f" at node {failed['node'].removesuffix(LOWERED)!r} ({failed['op']})"
+        more = f" for {size(int(lacking['size']))} more" if lacking["size"] else ""
+        return ModelError(
+            f"the memory does not suffice{more}{at}; this machine has {size(memory_limit())} in all",
+            where=where,
+            hint="end what else runs here, give inputs a smaller shape, or go to a machine that has more",
+        )
+    if failed is None:
         return ModelError(f"ONNX Runtime failed: {text}", where=where)
     # Of a node in a body, ONNX Runtime names the nodes around it first: the last reason is the node's own.
     reason = _PLACE.sub("", text.rpartition("Status Message: ")[2]).strip().rstrip(".")

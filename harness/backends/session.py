@@ -27,12 +27,13 @@ from harness.backends.partitioned import (
 )
 from harness.backends.runtime_words import GraphRefusedError, first_line, run_error
 from harness.case import Operators
-from harness.errors import HarnessError, InputDataError, ModelError, NodeFailedError
+from harness.errors import HarnessError, InputDataError, ModelError, NodeFailedError, UsageError
 from harness.model import EXACT, MASK, LoweredGraph, Model, WeightFeed, round_array
 from harness.tensors import Precision
 from harness.text import duration
 
 TIME_LIMIT = "HARNESS_TIME_LIMIT"
+THREADS_LIMIT = "HARNESS_THREADS"
 STOPPING = 5.0
 """Seconds that ONNX Runtime gets to end an inference that nobody waits for any more."""
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
@@ -79,13 +80,13 @@ def session_options(parts: int = 1, elements: float | None = None) -> ort.Sessio
     thread a core of the machine, also where many processes share it: `HARNESS_THREADS` says how many instead.
     """
     options = ort.SessionOptions()
-    threads = os.environ.get("HARNESS_THREADS", "")
-    if threads.isdecimal():
-        options.intra_op_num_threads = int(threads)
+    threads = whole_number(THREADS_LIMIT)
+    if threads is not None:
+        options.intra_op_num_threads = threads
     elif parts > 1 or _SHARING.get() > 1:
         cores = len(os.sched_getaffinity(0)) // _SHARING.get()
         options.intra_op_num_threads = max(1, min(cores, THREADS // parts))
-    if not threads.isdecimal() and elements is not None and elements < MEDIUM:
+    if threads is None and elements is not None and elements < MEDIUM:
         most = options.intra_op_num_threads or len(os.sched_getaffinity(0))
         options.intra_op_num_threads = min(most, 1 if elements < SMALL else FEW_THREADS)
     # Parts that keep what they took for themselves would take as much as all the graph's tensors together.
@@ -187,9 +188,26 @@ def _overwrites(node: onnx.NodeProto) -> bool:
 
 
 def time_limit() -> float:
-    """Seconds that one inference of ONNX Runtime may take."""
-    given = os.environ.get(TIME_LIMIT, "")
-    return float(given) if given.isdecimal() and int(given) else 3600.0
+    """Seconds that one inference of ONNX Runtime may take.
+
+    Raises:
+        UsageError: the variable is no number.
+    """
+    return float(whole_number(TIME_LIMIT) or 3600)
+
+
+def whole_number(variable: str) -> int | None:
+    """What an environment variable says; None if it is not set.
+
+    Raises:
+        UsageError: it is no number of at least 1.
+    """
+    given = os.environ.get(variable, "").strip()
+    if not given:
+        return None
+    if not given.isdecimal() or not int(given):
+        raise UsageError(f"{variable}={given}: give a whole number of at least 1, or leave it out")
+    return int(given)
 
 
 def infer(session: Session, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
