@@ -2,8 +2,9 @@
 
 Run: python -m benchmarks.kernel_rules --packs FILE…, with what `benchmarks.emulation.packs` wrote on a GPU.
 For each product of matrices the rule is sought that gives the engine's own bits on a part of its rows and columns: sums
-of 16 terms, split into so many parts; or FP32. It adds how often that is so to what is kept, and writes the table of
-`harness.model.sums`.
+of 16 terms, split into so many parts; or FP32. For each convolution it is the order of its terms. It adds how often
+that is so to what is kept, and writes the table of `harness.model.sums`. With --sweep it also emulates the sweep, and
+keeps how far the error of each engine is from the emulated one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
-from benchmarks.emulation.accumulators import accumulate_in_fp16
-from benchmarks.emulation.sweep import CONVOLUTIONS, Product
+from benchmarks.emulation.accumulators import accumulate_in_fp16, convolve
+from benchmarks.emulation.convolutions import Convolution, convolutions, narrow
+from benchmarks.emulation.sweep import CONVOLUTIONS, Product, sweep
 from benchmarks.record import RESULTS, record
 from benchmarks.spread import no_scheduler
-from harness.tensors import write_text
+from harness.backends import Assumed, Emulator, Reference
+from harness.model import DEPTH, fp16_sums, load_model
+from harness.model.sums.emitting import Order
+from harness.tensors import Accumulate, Precision, write_text
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
 TABLE = Path(__file__).parents[1] / "harness" / "model" / "sums" / "rules.json"
@@ -35,6 +40,19 @@ ROWS, COLUMNS = 6, 32
 SAME = 0.98
 """A rule holds if so many of the elements are the engine's own bits; by chance a few in ten are."""
 
+ALL_BUT = 0.995
+"""An order of which so much is the engine's is not compared with others."""
+
+NEAR_PRODUCT, NEAR_CONVOLUTION = 0.02, 0.05
+"""How far an engine's error may be from the emulated one."""
+
+SINCE = {TENSORRT_RTX: {"rtx-1.6": "1.4"}, TENSORRT: {"trt-8.5": "8.5", "trt-8.6": "8.6"}}
+"""By product, the environments whose orders are taken, and the release since which they hold."""
+
+CONVOLVED = {each.name: each for each in (*convolutions(), *narrow())}
+ORDERS = (Order.FP32, Order.TILES_32, Order.TILES_64, Order.WOVEN, Order.TILES_8)
+SAMPLED_ROWS, SAMPLED_COLUMNS, SAMPLED = 64, 512, 1 << 16
+
 SPLIT_TERMS = 768
 """With fewer terms nothing is split, and the table needs no rows."""
 
@@ -44,31 +62,157 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     no_scheduler(parser, "it reads what engines gave, and writes one table of it")
     parser.add_argument("--packs", type=Path, nargs="*", default=[])
+    parser.add_argument("--sweep", action="store_true", help="emulate the sweep, too; takes minutes")
     options = parser.parse_args()
     kept = json.loads((RESULTS / "kernel_rules.json").read_text())
     products = {(row.get("environment", "rtx-1.6"), row["name"]): row for row in kept["products"]}
     for environment, name, given in _given(options.packs):
-        product = _product(name)
-        if product.kind in CONVOLUTIONS:
+        row = {"name": name, "environment": environment}
+        if name in CONVOLVED:
+            row |= _order(CONVOLVED[name], given.astype(np.float64))
+        elif (product := _product(name)).kind in CONVOLUTIONS:
             continue
-        row = products.setdefault((environment, name), {"name": name, "environment": environment})
-        row |= _rule(product, given.astype(np.float64))
+        else:
+            row |= _rule(product, given.astype(np.float64))
+        products[environment, name] = products.get((environment, name), {}) | row
     rows = [products[key] for key in sorted(products)]
     decided = [row for row in rows if "rule" in row]
     held = [row for row in decided if row["same_bits"] >= SAME]
     print(f"{len(held)} of {len(decided)} products come out bit by bit as a rule says")
-    numbers = {"releases": RELEASES, "held": len(held), "of": len(decided), "products": rows}
-    print(record("kernel_rules", numbers, indent=None))
     parts = {product: sorted(_table(held, product)) for product in RELEASES}
-    text = json.dumps({"releases": RELEASES, "parts": parts}, separators=(",", ":"))
+    orders = {product: _orders(held, product) for product in RELEASES}
+    text = json.dumps({"releases": RELEASES, "parts": parts, "orders": orders}, separators=(",", ":"))
     write_text(TABLE, text.replace("]],", "]],\n") + "\n")
+    if options.sweep:
+        _emulate(rows)
+    near = _near(rows)
+    print(json.dumps(near, indent=1))
+    numbers = {"releases": RELEASES, "held": len(held), "of": len(decided), "near": near, "products": rows}
+    print(record("kernel_rules", numbers, indent=None))
     return 0
+
+
+def _orders(rows: list[dict[str, Any]], product: str) -> dict[str, list[list[int | str]]]:
+    """By the release since which it is so: [groups, channels, filters of each, taps, order] of each convolution."""
+    found: dict[str, set[tuple[int | str, ...]]] = {}
+    for row in rows:
+        each = CONVOLVED.get(row["name"])
+        if each is None or row["environment"] not in SINCE[product]:
+            continue
+        sizes = each.groups, each.channels // each.groups, each.filters // each.groups, each.kernel**2
+        if sizes[1] > DEPTH or sizes[3] > 1:  # else every order is the same
+            found.setdefault(SINCE[product][row["environment"]], set()).add((*sizes, row["rule"]))
+    return {since: [list(each) for each in sorted(rows)] for since, rows in sorted(found.items())}
+
+
+def _order(each: Convolution, given: np.ndarray) -> dict[str, Any]:
+    """The order that gives most of an engine's bits, how many, and how much the engine errs."""
+    proto, feeds = each.model()
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    best: tuple[float, str] = (0.0, "none")
+    for order in ORDERS:
+        made = convolve(each, feeds["x"], constants["filters"], order)
+        if "bias" in constants:
+            made = (made + constants["bias"][:, None, None]).astype(np.float16).astype(np.float64)
+        made = np.maximum(made, 0.0) if each.relu else made
+        same = float(np.mean(each.kept(made) == given))
+        best = max(best, (round(same, 4), order.value), key=lambda found: found[0])
+        if same >= ALL_BUT:
+            break
+    model = load_model(proto, name=each.name)
+    exact = each.kept(Reference(model).run(feeds)[model.outputs[0].name])
+    return {"rule": best[1], "same_bits": best[0], "error": _error(given, exact)}
+
+
+def _error(given: np.ndarray, exact: np.ndarray) -> float:
+    return float(f"{np.linalg.norm(given - exact) / np.linalg.norm(exact):.5g}")
+
+
+def _emulate(rows: list[dict[str, Any]]) -> None:
+    """Note in each row of the sweeps the error of the engine over that of its emulation."""
+    known = {product.name: product for product in sweep() if product.kind != "last"}
+    for row in rows:
+        name = row["name"]
+        if name in CONVOLVED and row["environment"] in {*SINCE[TENSORRT_RTX], *SINCE[TENSORRT]}:
+            engine = row["error"]
+            release = "" if row["environment"].startswith("rtx") else row["environment"].removeprefix("trt-")
+            emulated = _convolved_error(CONVOLVED[name], release)
+        elif name in known and "nrmse" in row:
+            engine = next(iter(row["nrmse"].values()))
+            convolves = known[name].kind in CONVOLUTIONS
+            emulated = _whole_error(known[name]) if convolves else _sampled_error(known[name])
+        else:
+            continue
+        row["engine_over_emulated"] = round(engine / emulated, 4)
+        print(row.get("environment", "rtx-1.6"), name, row["engine_over_emulated"], flush=True)
+
+
+def _convolved_error(each: Convolution, release: str) -> float:
+    proto, feeds = each.model()
+    model = load_model(proto, name=each.name)
+    output, product = model.outputs[0].name, TENSORRT if release else TENSORRT_RTX
+    assumed = Assumed(Accumulate.FP16, product=product, release=release)
+    low = Emulator(model, assumed=assumed).run(feeds, Precision.FP16)[output]
+    return _error(each.kept(low), each.kept(Reference(model).run(feeds)[output]))
+
+
+def _whole_error(product: Product) -> float:
+    proto, feeds = product.model()
+    model = load_model(proto, name=product.name)
+    output = model.outputs[0].name
+    low = Emulator(model, assumed=Assumed(Accumulate.FP16)).run(feeds, Precision.FP16)[output]
+    return _error(low, Reference(model).run(feeds)[output])
+
+
+def _sampled_error(product: Product) -> float:
+    """The error of some rows and columns, of a product that is added up as the rules say of the whole."""
+    proto, feeds = product.model()
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    right = feeds.get("y", constants.get("right"))
+    assert right is not None
+    left, right = (side.reshape(-1, *side.shape[-2:])[0].astype(np.float64) for side in (feeds["x"], right))
+    left = left[:SAMPLED_ROWS]
+    right = right[:, : max(SAMPLED_COLUMNS, SAMPLED // len(left))]
+    bias = constants.get("bias", np.zeros(1)).astype(np.float64)[: right.shape[1]]
+    model = load_model(proto, name=product.name)
+    how = fp16_sums(model, model.shapes).get("product")
+    if how is None:
+        made = left @ right
+    elif how.rounds_products:
+        made = np.stack(
+            [(row[:, None] * right).astype(np.float16).astype(np.float64).sum(axis=0) for row in left]
+        )
+    else:
+        made = accumulate_in_fp16(left, right, parts=how.parts)
+    return _error(
+        made.astype(np.float16).astype(np.float64) + bias, left @ right + bias
+    )  # nothing rounds it again
+
+
+def _near(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """How many errors of engines are near the emulated ones, by kind and environment."""
+    kinds = {each.name: each.kind for each in sweep()}
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        if "engine_over_emulated" not in row:
+            continue
+        off = abs(row["engine_over_emulated"] - 1)
+        if row["name"] in CONVOLVED:
+            what, limit = f"convolutions on {row['environment']}", NEAR_CONVOLUTION
+        elif kinds[row["name"]] in CONVOLUTIONS:
+            what, limit = "convolutions of the sweep on rtx-1.6", NEAR_CONVOLUTION
+        else:
+            what, limit = "matrix products of the sweep on rtx-1.6", NEAR_PRODUCT
+        found.setdefault(what, []).append(off <= limit)
+    return {what: f"{sum(near)} of {len(near)}" for what, near in sorted(found.items())}
 
 
 def _table(rows: list[dict[str, Any]], product: str) -> Iterator[list[int]]:
     """[batch, rows, terms, columns, parts, 1 with a residual] of each product of matrices that may be split."""
     found = {}
     for row in rows:
+        if row["name"] in CONVOLVED:
+            continue
         *sizes, columns = map(int, row["name"].rpartition("-")[2].split("x"))
         of = TENSORRT if row.get("environment", "rtx").startswith("trt") else TENSORRT_RTX
         if of == product and isinstance(row["rule"], int) and sizes[1] > 1 and sizes[2] >= SPLIT_TERMS:

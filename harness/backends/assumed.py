@@ -30,6 +30,7 @@ class Assumed:
         compiler: the environment whose compiler lists the kernels; None assumes none.
         optional: go without kernels where the compiler cannot build the model, instead of raising.
         product: `TensorRT for RTX` or `TensorRT`, which add up differently.
+        release: its version; empty: the newest that was measured.
         islands: nodes in FP32 with which the kernels are asked for, as they change what is fused.
     """
 
@@ -37,6 +38,7 @@ class Assumed:
     compiler: Environment | None = None
     optional: bool = False
     product: str = TENSORRT_RTX
+    release: str = ""
     islands: frozenset[str] = frozenset()
 
     @property
@@ -67,7 +69,7 @@ class Assumed:
         if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
             return PLAIN
         in_fp16 = self.accumulate is Accumulate.FP16
-        sums = fp16_sums(model, _shapes(model, feeds), self.product) if in_fp16 else {}
+        sums = fp16_sums(model, _shapes(model, feeds), self.product, self.release) if in_fp16 else {}
         if precision is Precision.BF16:  # only generated code for one row rounds there
             sums = {node: how for node, how in sums.items() if how.rounds_products}
         tf32 = _in_tf32(model) if self.product == TENSORRT_RTX else frozenset[str]()

@@ -117,17 +117,21 @@ class Candidates:
             EnvironmentConfigError: no environment has the name.
             CandidateError: the worker does not start.
         """
-        own, product = None, TENSORRT_RTX
+        own, product, release = None, TENSORRT_RTX, ""
         is_engine = name not in WITHOUT_ENGINE and name in self.environments
         if is_engine:
-            product = self._supervisor(name).probe().product
-            own = name if product == TENSORRT_RTX else NO_KERNELS
+            probe = self._supervisor(name).probe()
+            product = probe.product
+            if product == TENSORRT_RTX:  # all of whose releases add up alike
+                own = name
+            else:
+                own, release = NO_KERNELS, probe.tensorrt
         chosen = kernels or own or self.emulated_kernels or NO_KERNELS
         compiler = None if chosen == NO_KERNELS else self._environment(chosen)
         how = accumulate or case.accumulate
         if how is Accumulate.AUTO:
             how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
-        return Assumed(how, compiler, optional=kernels is None and is_engine, product=product)
+        return Assumed(how, compiler, kernels is None and is_engine, product, release)
 
     def emulation(self, name: str, assumed: Assumed) -> Emulation:
         """What is assumed, in words, and whose rules are taken where the release of the candidate was not measured.

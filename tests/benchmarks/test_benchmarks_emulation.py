@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from benchmarks.emulation import sweep
+from benchmarks.emulation.convolutions import convolutions, narrow
 from benchmarks.emulation.models import catalogue
 from benchmarks.emulation.recurrences import recurrences
 from benchmarks.emulation.score import Known, summarize
 from harness.backends import Assumed, Emulator
 from harness.model import extract, load_model
+from harness.model.sums.emitting import Order
+from harness.model.sums.rules import order_of
 from harness.tensors import Accumulate, Precision
-from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
+from harness.worker.protocol import TENSORRT, TENSORRT_RTX, Kernel, KernelList
 
 ENGINES = np.load(Path(__file__).parent / "data" / "engine_products.npz")
 """What TensorRT for RTX 1.6.1.120 gave on an H200, at FP16: the first elements."""
@@ -38,6 +41,39 @@ def test_fp16_sums_have_the_bits_of_an_engine(name: str) -> None:
     assert np.mean(low == given) >= 0.98
     if PRODUCTS[name].rows > 1 and PRODUCTS[name].terms > 64:
         assert np.mean(plain == given) < 0.6
+
+
+CONVOLUTIONS = np.load(Path(__file__).parent / "data" / "engine_convolutions.npz")
+"""What TensorRT for RTX 1.6.1.120, TensorRT 8.5.3.1 and 8.6.0 gave on an H200, at FP16, which was pinned."""
+RELEASES = {"rtx-1.6": (TENSORRT_RTX, ""), "trt-8.5": (TENSORRT, "8.5.3.1"), "trt-8.6": (TENSORRT, "8.6.0")}
+
+
+@pytest.mark.parametrize("key", sorted(CONVOLUTIONS.files))
+def test_convolutions_have_the_bits_of_engines(key: str) -> None:
+    environment, _, name = key.partition("|")
+    each = {each.name: each for each in (*convolutions(), *narrow())}[name]
+    proto, feeds = each.model()
+    model, given = load_model(proto, name=name), CONVOLUTIONS[key].astype(np.float32)
+    product, release = RELEASES[environment]
+    assumed = Assumed(Accumulate.FP16, product=product, release=release)
+    output = model.outputs[0].name
+    low, plain = (
+        each.kept(Emulator(model, assumed=how).run(feeds, Precision.FP16)[output])[: given.size]
+        for how in (assumed, Assumed())
+    )
+    assert np.mean(low == given) >= 0.98
+    sizes = each.groups, each.channels // each.groups, each.filters // each.groups, each.kernel**2
+    if order_of(*sizes, product=product, release=release) is not Order.FP32:
+        assert np.mean(plain == given) < 0.75
+
+
+def test_errors_of_engines_are_near_those_of_the_emulation() -> None:
+    kept = json.loads((RESULTS / "kernel_rules.json").read_text())
+    assert len(kept["near"]) == 5
+    for near in kept["near"].values():
+        found, count = map(int, near.split(" of "))
+        assert found >= 0.9 * count
+        assert count >= 51
 
 
 def test_each_product_of_the_sweep_has_a_rule() -> None:

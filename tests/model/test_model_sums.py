@@ -8,7 +8,8 @@ import pytest
 from graphs import graph_model
 from onnx import helper
 
-from benchmarks.emulation.accumulators import accumulate_in_fp16
+from benchmarks.emulation.accumulators import accumulate_in_fp16, convolve
+from benchmarks.emulation.convolutions import Convolution
 from cases.models.recurrent import lstm
 from harness.backends import GraphRunner
 from harness.model import (
@@ -23,7 +24,10 @@ from harness.model import (
     splits_of,
     stands_in,
 )
+from harness.model.sums.emitting import Order
+from harness.model.sums.rules import order_of
 from harness.tensors import Precision
+from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
 
 def values(*shape: int, steps: int = 32) -> np.ndarray:
@@ -132,7 +136,7 @@ def convolved(image: np.ndarray, filters: np.ndarray, stride: int, tile: int) ->
 @pytest.mark.parametrize(
     ("channels", "filters", "tile", "stride", "opset"),
     [
-        (4, 8, 8, 1, 9),
+        (6, 8, 8, 1, 9),
         (8, 8, 8, 2, 13),
         (8, 64, 16, 1, 13),
         (16, 8, 16, 1, 13),
@@ -150,9 +154,45 @@ def test_a_convolution_adds_up_tiles_of_channels_tap_by_tap(
     assert (emulated(model, image) == convolved(image, weights, stride, tile)).all()
 
 
+@pytest.mark.parametrize("order", [each for each in Order if each is not Order.FP32])
+@pytest.mark.parametrize(("channels", "groups", "opset"), [(3, 1, 13), (40, 1, 9), (48, 2, 13), (6, 6, 13)])
+def test_a_convolution_adds_up_in_its_order(order: Order, channels: int, groups: int, opset: int) -> None:
+    each = Convolution(channels, 2 * groups, groups=groups, size=6, stride=2, batch=2)
+    image, filters = values(2, channels, 6, 6), values(2 * groups, channels // groups, 3, 3)
+    options = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [2, 2], "group": groups}
+    model = product("Conv", image, filters, opset, **options)
+    how = Summation((image.shape, filters.shape), (2, 2 * groups, 3, 3), order=order)
+    graph = lower(model, Precision.FP16, ["y"], switched=False, arithmetic=Arithmetic({"product": how}))
+    given = GraphRunner(model, graph, Precision.FP16, {}).run({"x": image}, graph.units)["y"]
+    assert (given == convolve(each, image, filters, order)).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "release", "order"),
+    [
+        ((1, 32, 32, 9), "", Order.WOVEN),
+        ((1, 40, 8, 9), "", Order.TILES_32),
+        ((8, 8, 8, 9), "", Order.FP32),
+        ((1, 8, 8, 9), "", Order.TILES_8),
+        ((1, 4, 8, 9), "", Order.WOVEN),
+        ((1, 64, 64, 9), "8.5.3.1", Order.TILES_64),
+        ((8, 8, 8, 9), "8.5.3.1", Order.TILES_32),
+        ((1, 3, 64, 49), "8.5.3.1", Order.TILES_32),
+        ((1, 3, 64, 49), "8.6.0", Order.WOVEN),
+        ((1, 3, 64, 49), "10.1.0", Order.WOVEN),
+        ((64, 1, 1, 9), "8.6.0", Order.TILES_32),
+        ((64, 1, 1, 9), "8.4.1", Order.FP32),
+    ],
+)
+def test_the_order_of_a_convolution_is_that_of_the_nearest_measured(
+    sizes: tuple[int, int, int, int], release: str, order: Order
+) -> None:
+    assert order_of(*sizes, product=TENSORRT if release else TENSORRT_RTX, release=release) is order
+
+
 @pytest.mark.parametrize(("same", "groups"), [("SAME_UPPER", 1), ("SAME_LOWER", 2), ("VALID", 1)])
 def test_pads_and_groups_are_those_of_the_convolution(same: str, groups: int) -> None:
-    image, filters = values(2, 8, 6, 5), values(4, 8 // groups, 3, 2)
+    image, filters = values(2, 32, 6, 5), values(4, 32 // groups, 3, 2)
     model = product("Conv", image, filters, auto_pad=same, group=groups, strides=[2, 1], kernel_shape=[3, 2])
     exact = emulated(model, image, lowered=False, switched=True)
     assert np.abs(emulated(model, image) - exact).max() <= 4 * np.spacing(np.float16(np.abs(exact).max()))

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,35 @@ DEPTH = 16
 """So many products are added exactly: the depth of one instruction of a tensor core."""
 
 TILE = 32
-"""What a part of the terms is a multiple of, and how many channels of a convolution are read before the next tap."""
+"""What a part of the terms is a multiple of, and how many terms are woven together."""
 
-NARROW, WIDE = 8, 64
-"""Up to so many channels of an image are read tap after tap, unless a convolution writes so many of its own."""
+EIGHT = 8
+"""How many channels follow each other where terms are woven."""
 
 Shape = tuple[int, ...]
 Round = Callable[[Emitter, str], str]
+
+
+class Order(StrEnum):
+    """In which order a convolution adds up its terms.
+
+    Tiles of channels of the image, at one tap of the window after the other, each filled up with zeros to whole blocks.
+    Or all channels, filled up to a multiple of 8, at one tap after the other, of which each 32 terms are woven: the
+    first of each 8, the second of each 8, and so on. Found bit by bit: see `harness.model.sums.rules`.
+    """
+
+    FP32 = "fp32"
+    TILES_8 = "tiles of 8"
+    TILES_32 = "tiles of 32"
+    TILES_64 = "tiles of 64"
+    WOVEN = "woven"
+
+    def tile(self, channels: int) -> int:
+        """So many channels are taken at one tap before the next, those that are filled up included."""
+        if self in (Order.TILES_8, Order.WOVEN):
+            return EIGHT if self is Order.TILES_8 else EIGHT * math.ceil(channels / EIGHT)
+        most = 2 * TILE if self is Order.TILES_64 else TILE
+        return min(most, DEPTH * math.ceil(channels / DEPTH))
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class Summation:
         one_row: of a recurrent layer of one row, what of it is generated code.
         reads: shapes of its first two inputs.
         writes: shape of its output.
+        order: of a convolution, in which order its terms are added up.
         scaled: which of its inputs was multiplied by a constant that the kernel multiplies the sum by instead.
         scale: that constant.
     """
@@ -55,6 +79,7 @@ class Summation:
     rounds_products: bool = False
     recurrent: bool = False
     one_row: OneRow | None = None
+    order: Order = Order.TILES_32
     scaled: int | None = None
     scale: float = 1.0
 
@@ -326,10 +351,11 @@ class _Sum:
         (batch, channels, *sizes), weights = self.how.reads
         groups, width, count = int(self.attributes.get("group", 1)), weights[1], math.prod(weights[2:])
         each = weights[0] // groups
-        tile = TILE if width > DEPTH else DEPTH if width > NARROW or each >= WIDE else NARROW
+        tile = self.how.order.tile(width)
         tiles, axes, pixels = math.ceil(width / tile), len(sizes), math.prod(self.how.writes[2:])
         lacking, terms = -width % tile, tiles * count * tile
-        blocks, left_over = math.ceil(terms / DEPTH), -terms % DEPTH
+        left_over = -terms % (TILE if self.how.order is Order.WOVEN else DEPTH)
+        blocks = (terms + left_over) // DEPTH
         image = self.shaped(image, (batch, groups, channels // groups, *sizes))
         pads = window_pads(self.attributes, sizes, weights[2:])
         image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
@@ -338,6 +364,7 @@ class _Sum:
         apart = [self.shaped(tap, (batch, groups, tiles, 1, tile, pixels)) for tap in taps]
         windows = apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
         windows = self.padded(self.shaped(windows, (batch, groups, terms, pixels)), 2, 4, left_over)
+        windows = self.woven(windows, (batch, groups), terms + left_over, (pixels,))
         windows = self.turned(
             windows,
             (batch, groups, blocks, DEPTH, pixels),
@@ -348,13 +375,23 @@ class _Sum:
         filters = self.turned(
             filters, (groups, each, tiles, tile, count), (0, 1, 2, 4, 3), (groups, each, terms)
         )
+        filters = self.woven(self.padded(filters, 2, 3, left_over), (groups, each), terms + left_over, ())
         filters = self.turned(
-            self.padded(filters, 2, 3, left_over),
+            filters,
             (groups, each, blocks, DEPTH),
             (2, 0, 1, 3),
             (blocks, 1, groups, each, DEPTH),
         )
         return self.scanned(filters, windows, (batch, groups, each, pixels))
+
+    def woven(self, name: str, before: Shape, terms: int, after: Shape) -> str:
+        """`name` with the terms of each TILE in the order that they are woven in."""
+        if self.how.order is not Order.WOVEN:
+            return name
+        lead = len(before)
+        shape = (*before, terms // TILE, TILE // EIGHT, EIGHT, *after)
+        order = (*range(lead + 1), lead + 2, lead + 1, *range(lead + 3, len(shape)))
+        return self.turned(name, shape, order, (*before, terms, *after))
 
     def taps(self, image: str, sizes: Sequence[int]) -> list[str]:
         """What each place of the window sees: an image of the size of the result. The last axis is cut first, once for

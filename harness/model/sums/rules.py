@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from harness.model.model import Model, NodeInfo
-from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
+from harness.model.sums.emitting import (
+    DEPTH,
+    TILE,
+    Order,
+    Shape,
+    Summation,
+    window_numbers,
+    window_pads,
+)
 from harness.model.sums.recurrent import RECURRENT, OneRow
 from harness.tensors import from_json
 from harness.worker.protocol import TENSORRT_RTX
@@ -28,6 +36,10 @@ ALWAYS_ROUNDED, ROUNDED_TERMS, ROUNDED_COLUMNS, ROUNDED_WEIGHTS = 256, 4096, 512
 """One row times fewer terms than the first, whatever the columns, or up to so many terms by fewer columns, those of a
 whole batch, is generated code that rounds each product of two numbers and adds in FP32. So is one row alone times so
 many weights. Other rows are added up in FP32."""
+
+NARROW, WIDE = 8, 64
+"""TensorRT for RTX reads up to so many channels of an image two taps at once, and up to half as many four taps at once,
+unless a convolution has so many filters."""
 
 SPLIT_TERMS, SHORTEST, FEW_ROWS = 768, 256, 16
 """With fewer terms no product was split, and no part was shorter; up to so many rows are one tile."""
@@ -63,10 +75,13 @@ class _Rules:
     Args:
         releases: versions.
         parts: batch, rows, terms and columns of a matrix product, its parts, and whether another input was added.
+        orders: by the release since which it is so: groups of a convolution, channels that each reads and writes, taps
+            of the window, and the order.
     """
 
     releases: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, tuple[tuple[int, int, int, int, int, bool], ...]]
+    orders: Mapping[str, Mapping[str, tuple[tuple[int, int, int, int, str], ...]]]
 
 
 @cache
@@ -106,21 +121,54 @@ def splits_of(
     return max(1, min(parts, terms // SHORTEST))
 
 
-def fp16_sums(model: Model, shapes: Shapes, product: str = TENSORRT_RTX) -> dict[str, Summation]:
+@cache
+def order_of(groups: int, reads: int, writes: int, taps: int, *, product: str, release: str = "") -> Order:
+    """In which order a convolution adds up its terms: as the nearest one that was measured.
+
+    Args:
+        groups: of channels.
+        reads: channels of the image in each.
+        writes: filters of each.
+        taps: places of the window.
+        product: `TensorRT for RTX` or `TensorRT`.
+        release: its version; empty: the newest that was measured.
+    """
+    if product == TENSORRT_RTX and groups == 1 and reads <= NARROW and writes < WIDE:
+        return Order.TILES_8 if reads > NARROW // 2 else Order.WOVEN
+    measured = {_short(since): rows for since, rows in _rules().orders.get(product, {}).items()}
+    if not measured:
+        return Order.TILES_32
+    before = [since for since in measured if not release or since <= _short(release)]
+    wanted = groups, reads, writes
+
+    def distance(row: tuple[int, int, int, int, str]) -> float:
+        *sizes, window, _ = row
+        logs = [math.log2(size / size_wanted) ** 2 for size, size_wanted in zip(sizes, wanted, strict=True)]
+        other = [(sizes[0] > 1) != (groups > 1), (window > 1) != (taps > 1)]
+        other += [(sizes[1] > limit) != (reads > limit) for limit in (1, TILE)]
+        return 8.0 * sum(other) + logs[0] / 4 + logs[1] + logs[2] / 16
+
+    return Order(min(measured[max(before) if before else min(measured)], key=distance)[-1])
+
+
+def fp16_sums(
+    model: Model, shapes: Shapes, product: str = TENSORRT_RTX, release: str = ""
+) -> dict[str, Summation]:
     """How each product of the main graph is added up by kernels that compute in FP16.
 
-    Left out is what they add up in FP32: one row of many terms or columns, a convolution of one channel a group or
+    Left out is what they add up in FP32: one row of many terms or columns, a convolution of few channels a group or
     transposed, and what lies in bodies; and a product whose shapes are not known.
 
     Args:
         model: the model.
         shapes: of its tensors, for the inputs at hand.
         product: `TensorRT for RTX` or `TensorRT`, which splits few products and generates no code for one row.
+        release: its version; empty: the newest that was measured.
     """
     found, added = {}, _added_to(model)
     for node in model.lowerable:
         if node.op in SUMMED and not node.domain:
-            how = _summation(model, node, shapes, product, node.name in added)
+            how = _summation(model, node, shapes, product, release, residual=node.name in added)
             if how is not None:
                 found[node.name] = how
     return found
@@ -147,7 +195,7 @@ def _added_to(model: Model) -> frozenset[str]:
 
 
 def _summation(
-    model: Model, node: NodeInfo, shapes: Shapes, product: str, residual: bool
+    model: Model, node: NodeInfo, shapes: Shapes, product: str, release: str, *, residual: bool
 ) -> Summation | None:
     inner = model.ir_nodes[node.name]
     read = [str(value.name) for value in inner.inputs[:2] if value is not None]
@@ -160,8 +208,11 @@ def _summation(
         rounds = how is not None and (how.read or how.state or how.new)
         return Summation((left, right), (), rounds_products=rounds, recurrent=True, one_row=how)
     if node.op == "Conv":
-        wide = len(left) > 2 and right[1] > 1 and right[1] * math.prod(right[2:]) > DEPTH
-        return Summation((left, right), _convolved(left, right, attributes)) if wide else None
+        groups, taps = int(attributes.get("group", 1)), math.prod(right[2:])
+        order = order_of(groups, right[1], right[0] // groups, taps, product=product, release=release)
+        if len(left) < 3 or order is Order.FP32 or (taps == 1 and right[1] <= DEPTH):
+            return None
+        return Summation((left, right), _convolved(left, right, attributes), order=order)
     gemm = node.op == "Gemm"
     rows, terms = (
         left[::-1] if gemm and attributes.get("transA") else (left[-2] if len(left) > 1 else 1, left[-1])
