@@ -170,23 +170,23 @@ def _sampled_error(product: Product) -> float:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     right = feeds.get("y", constants.get("right"))
     assert right is not None
-    left, right = (side.reshape(-1, *side.shape[-2:])[0].astype(np.float64) for side in (feeds["x"], right))
-    left = left[:SAMPLED_ROWS]
-    right = right[:, : max(SAMPLED_COLUMNS, SAMPLED // len(left))]
-    bias = constants.get("bias", np.zeros(1)).astype(np.float64)[: right.shape[1]]
+    lefts, rights = (side.reshape(-1, *side.shape[-2:]).astype(np.float64) for side in (feeds["x"], right))
+    lefts = lefts[:, : max(SAMPLED_ROWS, SAMPLED // product.columns)]
+    rights = rights[:, :, : max(SAMPLED_COLUMNS, SAMPLED // lefts.shape[1])]
+    bias = constants.get("bias", np.zeros(1)).astype(np.float64)[: rights.shape[2]]
     model = load_model(proto, name=product.name)
     how = fp16_sums(model, model.shapes).get("product")
-    if how is None:
-        made = left @ right
-    elif how.rounds_products:
-        made = np.stack(
-            [(row[:, None] * right).astype(np.float16).astype(np.float64).sum(axis=0) for row in left]
-        )
-    else:
-        made = accumulate_in_fp16(left, right, parts=how.parts)
-    return _error(
-        made.astype(np.float16).astype(np.float64) + bias, left @ right + bias
-    )  # nothing rounds it again
+    made, exact = [], []
+    for left, columns in zip(lefts, rights, strict=True):
+        exact.append(left @ columns + bias)
+        if how is None:
+            total = left @ columns
+        elif how.rounds_products:
+            total = (left.T * columns).astype(np.float16).astype(np.float64).sum(axis=0, keepdims=True)
+        else:
+            total = accumulate_in_fp16(left, columns, parts=how.parts)
+        made.append(total.astype(np.float16).astype(np.float64) + bias)  # nothing rounds it again
+    return _error(np.stack(made), np.stack(exact))
 
 
 def _near(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -38,8 +38,8 @@ whole batch, is generated code that rounds each product of two numbers and adds 
 many weights. Other rows are added up in FP32."""
 
 NARROW, WIDE = 8, 64
-"""TensorRT for RTX reads up to so many channels of an image two taps at once, and up to half as many four taps at once,
-unless a convolution has so many filters."""
+"""TensorRT for RTX reads up to so many channels of an image two taps at once, unless a convolution has so many filters;
+up to half as many four taps at once, if it has no more filters than that many channels."""
 
 SPLIT_TERMS, SHORTEST, FEW_ROWS = 768, 256, 16
 """With fewer terms no product was split, and no part was shorter; up to so many rows are one tile."""
@@ -134,7 +134,7 @@ def order_of(groups: int, reads: int, writes: int, taps: int, *, product: str, r
         release: its version; empty: the newest that was measured.
     """
     if product == TENSORRT_RTX and groups == 1 and reads <= NARROW and writes < WIDE:
-        return Order.TILES_8 if reads > NARROW // 2 else Order.WOVEN
+        return Order.WOVEN if reads <= NARROW // 2 and writes <= NARROW else Order.TILES_8
     measured = {_short(since): rows for since, rows in _rules().orders.get(product, {}).items()}
     if not measured:
         return Order.TILES_32
