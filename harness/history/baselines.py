@@ -25,6 +25,7 @@ from harness.worker.protocol import TENSORRT
 
 BASELINE = "baseline"
 N = TypeVar("N", int, float)
+_OF_TENSOR = ("tensor", "sample", "index", "node", "op")
 Roots = Mapping[str, Path | None]
 """By case, the folder of its golden references."""
 
@@ -201,11 +202,7 @@ def _rows(baseline: Baseline) -> Iterator[Row]:
             yield replace(
                 common,
                 kind=RowKind(tensor.kind),
-                tensor=tensor.tensor,
-                sample=tensor.sample,
-                index=tensor.index,
-                node=tensor.node,
-                op=tensor.op,
+                **{name: getattr(tensor, name) for name in _OF_TENSOR},
                 build=build,
                 error=error,
                 passed=tensor.passed[build],

@@ -163,9 +163,12 @@ class Candidates:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
         by_device: dict[object, list[str]] = {}
         for name in names:
-            device = EMULATOR if name in WITHOUT_ENGINE else self.environments[name].gpu
-            by_device.setdefault(device, []).append(name)
+            by_device.setdefault(self.device_of(name), []).append(name)
         return [tuple(lane) for lane in by_device.values()]
+
+    def device_of(self, name: str) -> object:
+        """What a candidate keeps busy: a GPU by its number, or the processor."""
+        return EMULATOR if name in WITHOUT_ENGINE else self._environment(name).gpu
 
     def beside(self, names: Iterable[str]) -> int:
         """How many lanes may share the GPU of these environments: builds of TensorRT for RTX need none.

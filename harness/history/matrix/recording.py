@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, RunSpec
-from harness.environments import Environment, select
+from harness.environments import Environment
 from harness.errors import CandidateError
-from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
+from harness.history.matrix.emulated import PREFIX, EmulatedBuild, EmulatedRelease, is_emulated
 from harness.history.matrix.options import Build
 from harness.history.store import Recording
 from harness.judge import Candidates, RunReason, Workbench
@@ -71,13 +71,9 @@ class RecordingCandidates(Candidates):
         """See Candidates.lacking; an emulated release lacks nothing."""
         return None if is_emulated(name) else super().lacking(name, case, spec)
 
-    def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
-        """See Candidates.lanes; emulated releases share the processor."""
-        by_device: dict[int | None, list[str]] = {}
-        for name in names:
-            device = None if is_emulated(name) else select(name, self.environments).gpu
-            by_device.setdefault(device, []).append(name)
-        return [tuple(lane) for lane in by_device.values()]
+    def device_of(self, name: str) -> object:
+        """See Candidates.device_of; emulated releases share the processor."""
+        return PREFIX if is_emulated(name) else super().device_of(name)
 
     def check(self, names: tuple[str, ...]) -> None:
         """See Candidates.check."""

@@ -100,10 +100,11 @@ def _compared(run: RunDrift, then: Mapping[CaseRun, _Question], now: Mapping[Cas
     key = (run.case, run.precision.value)
     if run.incomparable is None or key not in now:
         return run
-    if key not in then:
-        return replace(run, incomparable=Incomparable.NOT_IN_RUN_BEFORE)
-    if then[key].model != now[key].model:
-        return replace(run, incomparable=Incomparable.MODEL_CHANGED)
-    if then[key].case != now[key].case:
-        return replace(run, incomparable=Incomparable.CASE_CHANGED)
-    return run
+    before, tonight = then.get(key), now[key]
+    if before is None:
+        why = Incomparable.NOT_IN_RUN_BEFORE
+    elif before.model != tonight.model:
+        why = Incomparable.MODEL_CHANGED
+    else:
+        why = run.incomparable if before == tonight else Incomparable.CASE_CHANGED
+    return replace(run, incomparable=why)
