@@ -161,12 +161,12 @@ class Candidates:
 
     def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
-        by_device: dict[object, list[str]] = {}
+        by_device: dict[int | str | None, list[str]] = {}
         for name in names:
             by_device.setdefault(self.device_of(name), []).append(name)
         return [tuple(lane) for lane in by_device.values()]
 
-    def device_of(self, name: str) -> object:
+    def device_of(self, name: str) -> int | str | None:
         """What a candidate keeps busy: a GPU by its number, or the processor."""
         return EMULATOR if name in WITHOUT_ENGINE else self._environment(name).gpu
 

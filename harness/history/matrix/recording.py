@@ -71,7 +71,7 @@ class RecordingCandidates(Candidates):
         """See Candidates.lacking; an emulated release lacks nothing."""
         return None if is_emulated(name) else super().lacking(name, case, spec)
 
-    def device_of(self, name: str) -> object:
+    def device_of(self, name: str) -> int | str | None:
         """See Candidates.device_of; emulated releases share the processor."""
         return PREFIX if is_emulated(name) else super().device_of(name)
 
