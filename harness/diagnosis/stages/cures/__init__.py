@@ -1,4 +1,5 @@
-"""Cures that are tried beside the minimal island: FP32 sums, islands with a margin, islands between Casts."""
+"""Stage 4, cure: the minimal island on the emulator, islands that an engine passes with, and what is tried beside them:
+FP32 sums, islands with a margin, islands between Casts."""
 
 import lazy_loader
 
