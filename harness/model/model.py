@@ -183,13 +183,10 @@ class Model:
     @cached_property
     def zero_points(self) -> Mapping[str, np.ndarray]:
         """Values of the zero points of QuantizeLinear nodes that are constant."""
-        found = {}
-        for node in self.ir.graph:
-            value = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
-            constant = None if value is None else ir.convenience.get_const_tensor(value)
-            if value is not None and constant is not None:
-                found[str(value.name)] = constant.numpy()
-        return found
+        constants = own_roundings.Constants(self.ir)
+        quantizers = (node for node in self.skeleton.graph.node if node.op_type == "QuantizeLinear")
+        names = {name for node in quantizers for name in node.input[2:3] if name}
+        return {name: value for name in sorted(names) if (value := constants.get(name)) is not None}
 
     @cached_property
     def dtypes(self) -> Mapping[str, str]:

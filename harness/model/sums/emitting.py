@@ -139,7 +139,7 @@ class Arithmetic:
             width = how.reads[0][-1] if how is not None else 0
             return emit_recurrent(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
         if how is not None:
-            return (emit_sum(emit, node, how, opset, round),)
+            return (_Sum(emit, node, how, opset, round).emitted(),)
         return (emit_steps(emit, node, opset, round, rank, rounds=self.steps[name]),)
 
 
@@ -212,19 +212,6 @@ def _given_axes(emit: Emitter, node: onnx.NodeProto, attributes: dict[str, Any],
     return [emit.integers(attributes.pop("axes"))]
 
 
-def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> str:
-    """Emit a MatMul, Gemm or Conv that is added up as `how` says; the name of its result, of FP32 type.
-
-    Args:
-        emit: where to.
-        node: the product, with the names that it reads.
-        how: how it is added up.
-        opset: of the graph.
-        round: emits a rounding to the precision, FP16 unless `how` rounds each product.
-    """
-    return _Sum(emit, node, how, opset, round).emitted()
-
-
 def parts_of(terms: int, parts: int) -> list[tuple[int, int]]:
     """Where each part of so many terms starts and ends: whole tiles, one more in the first ones where some are left."""
     short, longer = divmod(math.ceil(terms / TILE), parts)
@@ -238,6 +225,8 @@ def round_to_fp16(emit: Emitter, name: str) -> str:
 
 
 class _Sum:
+    """A MatMul, Gemm or Conv that is added up as `how` says; its result is of FP32 type."""
+
     def __init__(self, emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> None:
         self.emit, self.node, self.how, self.opset, self.round = emit, node, how, opset, round
         self.attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
