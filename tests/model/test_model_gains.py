@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -56,6 +58,15 @@ def test_what_passes_on_keeps_them_and_a_factor_multiplies_them() -> None:
     assert found is not None
     assert found.axis == 3
     assert found.factors == pytest.approx(NORMS * FACTORS)
+
+
+def test_a_chain_may_be_longer_than_calls_are_deep() -> None:
+    length = 3 * sys.getrecursionlimit()
+    nodes = [helper.make_node("Mul", ["x", "f"], ["t0"])]
+    nodes += [helper.make_node("Relu", [f"t{place}"], [f"t{place + 1}"]) for place in range(length)]
+    found = gains(nodes, [3, 2], f=np.float32([1, 0.01]))
+    assert found is not None
+    assert found.factors == pytest.approx((1, 0.01))
 
 
 def test_products_have_the_norms_of_what_makes_each_column() -> None:

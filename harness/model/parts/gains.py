@@ -40,23 +40,36 @@ class Gains:
 _KNOWN: WeakKeyDictionary[Model, tuple[Constants, dict[str, Gains | None]]] = WeakKeyDictionary()
 
 
+class _UnknownError(Exception):
+    """The gains of a tensor are needed first: a chain of thousands of nodes is deeper than calls may be."""
+
+    def __init__(self, tensor: str) -> None:
+        self.tensor = tensor
+
+
 def gains_of(model: Model, tensor: str) -> Gains | None:
     """The gains of `tensor`, which a node of the main graph writes; None where no constant tells its slices apart."""
     if model not in _KNOWN:  # not setdefault, which would look at all nodes for every tensor
         _KNOWN[model] = (Constants(model.ir), {})
     constants, known = _KNOWN[model]
-    if tensor not in known:
-        known[tensor] = _find(model, constants, tensor)
+    wanted = [] if tensor in known else [tensor]
+    while wanted:
+        try:
+            known[wanted[-1]] = _find(model, constants, wanted[-1], known)
+        except _UnknownError as error:
+            wanted.append(error.tensor)
+        else:
+            wanted.pop()
     return known[tensor]
 
 
-def _find(model: Model, constants: Constants, tensor: str) -> Gains | None:
+def _find(model: Model, constants: Constants, tensor: str, known: Mapping[str, Gains | None]) -> Gains | None:
     rank = len(model.shapes.get(tensor, ()))
     node = model.producer(tensor)
     made = None if node is None or node.domain or not rank else _OPERATORS.get(node.op)
     if node is None or made is None:
         return None
-    gains = made(_Finding(model, constants, model.skeleton.graph.node[node.index], rank))
+    gains = made(_Finding(model, constants, known, model.skeleton.graph.node[node.index], rank))
     return None if gains is None or len(gains.factors) < 2 or max(gains.factors) == 0 else gains
 
 
@@ -64,6 +77,7 @@ def _find(model: Model, constants: Constants, tensor: str) -> Gains | None:
 class _Finding:
     model: Model
     constants: Constants
+    known: Mapping[str, Gains | None]
     node: onnx.NodeProto
     rank: int
 
@@ -80,7 +94,10 @@ class _Finding:
 
     def behind(self, place: int = 0) -> Gains | None:
         """The gains of an input."""
-        return gains_of(self.model, self.node.input[place])
+        tensor = self.node.input[place]
+        if tensor not in self.known:
+            raise _UnknownError(tensor)
+        return self.known[tensor]
 
     @property
     def attributes(self) -> Mapping[str, object]:
