@@ -233,6 +233,7 @@ def _from_file(path: Path) -> tuple[ir.Model, str, frozenset[str]]:
     model = _from_proto(proto, path)
     ir.external_data.set_base_dir(model.graph, path.parent.resolve())
     if large:
+        check_tensors(model, path)
         _copy_tensors(model)
     return model, digest.hexdigest(), named_nodes(proto)
 

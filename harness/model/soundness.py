@@ -34,11 +34,14 @@ def check_declared(value: ir.Value, where: Path | str) -> None:
         value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
 
 
+MANY_BYTES = 1 << 20
+
+
 def check_tensors(model: ir.Model, where: Path | str) -> None:
-    """Check the types of the tensors that a model holds, as initializers and in attributes, in functions, too.
+    """Check types and sizes of the tensors that a model holds, as initializers and in attributes, in functions, too.
 
     Raises:
-        ModelError: one has no dtype, or one that ONNX does not have.
+        ModelError: one has no dtype, or one that ONNX does not have, or not as many values as its shape says.
     """
     tops = [model.graph, *(function.graph for function in model.functions.values())]
     held = [
@@ -62,6 +65,32 @@ def check_tensors(model: ir.Model, where: Path | str) -> None:
             raise ModelError(
                 f"tensor {name!r} has no dtype of ONNX", where=where, hint="export the model again"
             )
+        if isinstance(tensor, ir.TensorProtoTensor) and not _fills_its_shape(tensor):
+            raise ModelError(
+                f"tensor {name!r} does not hold as many values as its shape {list(tensor.raw.dims)} says",
+                where=where,
+                hint="export the model again",
+            )
+
+
+def _fills_its_shape(tensor: ir.TensorProtoTensor) -> bool:
+    """Whether a tensor has its number of values; of many raw bytes, which would be copied, nearly that is enough."""
+    proto = tensor.raw
+    if any(length < 0 for length in proto.dims):
+        return False
+    if tensor.dtype == ir.DataType.STRING:
+        return bool(len(proto.string_data) == tensor.size)
+    if proto.HasField("raw_data"):
+        if proto.ByteSize() > MANY_BYTES:
+            return bool(0 <= proto.ByteSize() - tensor.nbytes < MANY_BYTES)
+        return bool(len(proto.raw_data) == tensor.nbytes)
+    typed = (proto.float_data, proto.double_data, proto.int32_data, proto.int64_data, proto.uint64_data)
+    if tensor.size and not any(map(len, typed)):
+        return False  # which onnx_ir reads as zeros
+    try:
+        return tensor.numpy().size == tensor.size
+    except (TypeError, ValueError):
+        return False
 
 
 def check_calls(model: ir.Model, where: Path | str) -> None:

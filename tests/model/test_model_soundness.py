@@ -191,6 +191,33 @@ def test_a_tensor_without_a_dtype_of_onnx_is_refused(dtype: int, place: str, tmp
         load_model(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        TensorProto(name="w", data_type=1, dims=[1 << 40], raw_data=bytes(16)),
+        TensorProto(name="w", data_type=1, dims=[-4], raw_data=bytes(16)),
+        TensorProto(name="w", data_type=1, dims=[3], float_data=[1, 2, 3, 4]),
+        TensorProto(name="w", data_type=1, dims=[4]),
+        TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(3 << 20)),
+        TensorProto(name="w", data_type=1, dims=[1 << 20], raw_data=bytes(1 << 20)),
+        TensorProto(name="w", data_type=10, dims=[4], int32_data=[1]),
+    ],
+)
+@pytest.mark.parametrize("place", ["initializer", "attribute"])
+def test_a_tensor_that_does_not_fill_its_shape_is_refused(
+    tensor: TensorProto, place: str, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    if place == "attribute":
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
+    weights = [tensor] if place == "initializer" else []
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"'w' does not hold as many values as its shape \["):
+        load_model(tmp_path / "m.onnx")
+
+
 def test_an_input_of_more_axes_than_an_array_has_is_refused() -> None:
     with pytest.raises(ModelError, match="'x' has 70 axes"):
         load_model(relu("deep", shape=(1,) * 70))
