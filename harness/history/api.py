@@ -20,7 +20,7 @@ from harness.history.judgement import (
     waivers_of,
 )
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
-from harness.history.store import NAMES, RunInfo, list_runs, place_of, read_info, read_runs
+from harness.history.store import NAMES, RunInfo, found, list_runs, place_of, read_info, read_runs
 from harness.history.types import Floors, OlderSide
 from harness.judge import Judge, Progress, Target, check_names_of, select_cases
 from harness.tensors import Precision
@@ -218,9 +218,9 @@ def runs_at(path: Path) -> list[RunInfo]:
     """
     runs = [read_info(path)] if path.is_file() else list_runs(path)
     if not runs:
-        raise HistoryError(
-            "holds no history", where=path, hint="`harness drift` writes one, under --history DIR"
-        )
+        what = "no run that this version of harness reads" if found(path, "*.parquet") else "no history"
+        hint = "`harness drift` writes one, under --history DIR"
+        raise HistoryError(f"holds {what}", where=path, hint=hint)
     return runs
 
 

@@ -330,6 +330,7 @@ def _bound_of(dtype: str) -> float:
 def _first(found: Sequence[Overflow | Saturation | Vanishing], noun: str) -> list[str]:
     shown = [str(each) for each in found[:MOST_NAMED]]
     more = len(found) - len(shown)
-    if more:
-        shown[-1] += f"; and {plural(more, f'more {noun}', f'more {noun} nodes')}"
+    if more:  # several may be channels of one node, or tensors that are joined there
+        nodes = plural(len({each.node for each in found}), f"{noun} node")
+        shown[-1] += f"; and {more} more, of {nodes} in all"
     return shown

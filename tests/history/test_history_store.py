@@ -119,6 +119,25 @@ def test_a_missing_history_is_an_error(tmp_path: Path) -> None:
         harness.load_history(tmp_path / "nowhere")
 
 
+def test_a_history_that_this_version_cannot_read_is_not_called_empty(tmp_path: Path) -> None:
+    damage(tmp_path, "older")
+    with (
+        pytest.warns(HistoryWarning, match="skipped"),
+        pytest.raises(HistoryError, match="holds no run that this version of harness reads"),
+    ):
+        harness.load_history(tmp_path)
+
+
+def test_a_part_of_an_older_schema_says_so(tmp_path: Path) -> None:
+    run = interrupt(tmp_path)
+    path = tmp_path / f"{run}.parts" / "a.parquet"
+    table = pq.read_table(path).drop_columns(["cause"])
+    described = json.loads(table.schema.metadata[METADATA_KEY]) | {"schema": "harness.history/1"}
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described)}), path)
+    with pytest.warns(HistoryWarning, match="has the schema harness.history/1.*: skipped"):
+        harness.load_history(tmp_path)
+
+
 def test_an_interrupted_run_keeps_what_it_had(tmp_path: Path) -> None:
     run = interrupt(tmp_path)
     (info,) = list_runs(tmp_path)

@@ -229,6 +229,14 @@ def test_a_channel_that_a_file_makes_0_of_fails_however_few_elements_it_has(side
     assert "its Q/DQ nodes make y wrong: nrmse of [:, 2, :, :] 1 against" in result.reason
 
 
+def test_channels_of_one_node_are_not_counted_as_nodes() -> None:
+    own = workbench(quantised(100.0, np.int8(0))).own_roundings
+    (*named, last) = own.warnings
+    assert last.endswith(
+        f"; and {len(own.vanishings) - len(named) - 1} more, of 1 QuantizeLinear node in all"
+    )
+
+
 def test_the_channel_is_named_where_the_whole_output_of_the_file_fails_too() -> None:
     result = with_a_dead_channel(8, 4)
     assert result.reason.startswith("the file itself: its Q/DQ nodes make y wrong: nrmse 0.")

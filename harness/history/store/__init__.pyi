@@ -12,6 +12,7 @@ from .files import list_runs as list_runs
 from .files import opened as opened
 from .files import read_info as read_info
 from .files import read_runs as read_runs
+from .places import found as found
 from .places import is_store as is_store
 from .places import place_of as place_of
 from .rows import MADE_WITH as MADE_WITH

@@ -381,6 +381,7 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
     try:
         with readable(path) as source, ParquetFile(source, memory_map=not is_store(path)) as file:
             if lost := [name for name in columns if name not in file.schema_arrow.names]:
+                read_info(path)  # a part of another schema says so
                 raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
             table, wanted = file.read(columns=list(columns)).select(list(columns)), _schema(columns)
             return table if table.schema.types == wanted.types else table.cast(wanted)
