@@ -269,7 +269,10 @@ def _from_proto(proto: onnx.ModelProto, where: Path | str) -> ir.Model:
     try:
         model: ir.Model = ir.from_proto(with_dense_tensors(proto, where))
     except Exception as error:
-        raise ModelError(f"the graph is malformed: {error}", where=where) from error
+        reason: BaseException = error
+        while isinstance(reason, ir.serde.SerdeError) and reason.__cause__ is not None:
+            reason = reason.__cause__  # onnx_ir says the place first, and the reason last
+        raise ModelError(f"the graph is malformed: {reason}", where=where) from error
     for value in (*model.graph.inputs, *model.graph.outputs):
         check_declared(value, where)
     if proto.training_info:

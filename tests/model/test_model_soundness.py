@@ -218,6 +218,14 @@ def test_a_tensor_that_does_not_fill_its_shape_is_refused(
         load_model(tmp_path / "m.onnx")
 
 
+def test_a_tensor_that_is_written_twice_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="malformed: Output 'y' is redeclared"):
+        load_model(tmp_path / "m.onnx")
+
+
 def test_an_input_of_more_axes_than_an_array_has_is_refused() -> None:
     with pytest.raises(ModelError, match="'x' has 70 axes"):
         load_model(relu("deep", shape=(1,) * 70))
