@@ -7,14 +7,13 @@ healthy model's files two more are planted at FP16, in front of the QuantizeLine
 large that it overflows and small again, or so small that little of it is left, and large again. `share` is how far the
 worst output is beyond the bound of the precision, over what flipped steps may cost.
 
-Run: python -m benchmarks.quantization_gates [--write].
+Run: python -m benchmarks.quantization_gates [--write] [--scheduler ADDRESS].
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from benchmarks.quantization_models import CASES, Reader
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from harness import run
 from harness.case import load_case, make_feeds, resolve_model
 from harness.comparison import DEFAULT_GATES
@@ -48,29 +48,30 @@ FACTORS = {"overflow": 2.0**17, "underflow": 2.0**-24}
 OPSET = 13
 
 
-def quantised(folder: Path) -> Iterator[tuple[str, Path, dict[str, Path]]]:
-    """Name, float model and quantised ones of each case, with `NAME.npz` beside them."""
+def quantised(case_file: Path, folder: Path) -> tuple[Path, dict[str, Path]] | None:
+    """The float model of a case, with unseen data in `NAME.npz` beside it, and its quantised files by their options.
+
+    None if the model is quantised already.
+    """
     onnxruntime.set_default_logger_severity(3)
-    for path in sorted(CASES.glob("*.case.yaml")):
-        case = load_case(path).model_copy(update={"samples": SAMPLES})
-        model = load_model(resolve_model(case), name=path.name.removesuffix(".case.yaml"))
-        if model.quantized:
+    case = load_case(case_file).model_copy(update={"samples": SAMPLES})
+    model = load_model(resolve_model(case), name=case_file.name.removesuffix(".case.yaml"))
+    if model.quantized:
+        return None
+    *seen, unseen = make_feeds(case, model.inputs)
+    plain = save_model(
+        at_opset(model, OPSET) if model.opset < OPSET else model, folder / f"{model.name}.onnx"
+    )
+    np.savez(plain.with_suffix(".npz"), **unseen)
+    made = {}
+    for name, options in OPTIONS.items():
+        out = folder / f"{model.name}-{name}.onnx"
+        try:
+            quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ, **options)
+        except (KeyError, RuntimeError, ValueError):  # what it cannot calibrate
             continue
-        *seen, unseen = make_feeds(case, model.inputs)
-        plain = save_model(
-            at_opset(model, OPSET) if model.opset < OPSET else model, folder / f"{model.name}.onnx"
-        )
-        np.savez(folder / f"{model.name}.npz", **unseen)
-        made = {}
-        for name, options in OPTIONS.items():
-            out = folder / f"{model.name}-{name}.onnx"
-            try:
-                quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ, **options)
-            except (KeyError, RuntimeError, ValueError):  # what it cannot calibrate
-                continue
-            made[name] = out
-        if made:
-            yield model.name, plain, made
+        made[name] = out
+    return plain, made
 
 
 def planted(path: Path, factor: float) -> Path:
@@ -111,28 +112,47 @@ def judged(path: Path, data: Path, precision: Precision) -> dict[str, Any]:
     return worst
 
 
+def rows_of(case_file: Path) -> list[dict[str, Any]]:
+    """What became of each file of a case: healthy ones, and those with a fault."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        found = quantised(case_file, Path(folder))
+        if found is None:
+            return []
+        plain, made = found
+        data = plain.with_suffix(".npz")
+        for precision in (Precision.FP16, Precision.BF16):
+            healthy = bool(made) and judged(plain, data, precision)["verdict"] == Verdict.PASS
+            for options, path in made.items():
+                files = {"": path}
+                if healthy and precision is Precision.FP16:
+                    files |= {fault: planted(path, factor) for fault, factor in FACTORS.items()}
+                for fault, file in files.items():
+                    kind = fault or ("" if healthy else "float model")
+                    row = {
+                        "model": plain.stem,
+                        "options": options,
+                        "precision": precision.value,
+                        "fault": kind,
+                    }
+                    rows.append(row | judged(file, data, precision))
+    return rows
+
+
 def main() -> None:
     """Print what was found, and keep it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true")
+    add_scheduler(parser)
     arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, plain, made in quantised(Path(folder)):
-            data = plain.with_suffix(".npz")
-            for precision in (Precision.FP16, Precision.BF16):
-                healthy = judged(plain, data, precision)["verdict"] == Verdict.PASS
-                for options, path in made.items():
-                    files = {"": path}
-                    if healthy and precision is Precision.FP16:
-                        files |= {fault: planted(path, factor) for fault, factor in FACTORS.items()}
-                    for fault, file in files.items():
-                        kind = fault or ("" if healthy else "float model")
-                        row = {"model": name, "options": options, "precision": precision.value, "fault": kind}
-                        rows.append(row | judged(file, data, precision))
-                        print(*rows[-1].values(), flush=True)
+    by_case = {}
+    for case_file, found in each_answer(rows_of, sorted(CASES.glob("*.case.yaml")), arguments.scheduler):
+        by_case[case_file] = found
+        for row in found:
+            print(*row.values(), flush=True)
+    rows = [row for case_file in sorted(by_case) for row in by_case[case_file]]
     ruined = [row for row in rows if row["ruined"] and not row["fault"]]
     clean = [row for row in rows if not row["ruined"] and not row["fault"]]
     faults = [row for row in rows if row["fault"]]
