@@ -35,6 +35,7 @@ def record(
     words = sys.argv[1:]
     if "--out" in words:  # where it was written first says nothing of how it was made
         del words[words.index("--out") : words.index("--out") + 2]
+    words = [_anywhere(word) for word in words]
     document = {
         "schema": "harness.benchmark/1",
         "name": name,
@@ -46,3 +47,11 @@ def record(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(document, indent=indent) + "\n")
     return path
+
+
+def _anywhere(word: str) -> str:
+    """A word of the command without the folders of this machine: `PYTHON` for a Python, else the name of the file."""
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    return "PYTHON" if path.name.startswith("python") else path.name

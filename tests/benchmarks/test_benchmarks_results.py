@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, record
 from harness.cli import COMMANDS
 
 BENCHMARKS = RESULTS.parent
@@ -74,3 +74,14 @@ def test_the_command_that_a_result_keeps_exists(name: str, command: str) -> None
 )
 def test_a_command_that_does_not_exist_is_seen(command: str, wrong: str) -> None:
     assert problems(command) == [wrong]
+
+
+def test_a_kept_command_names_no_folder_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["it", "/somewhere/bin/python3", "--cases", "/somewhere/a.case.yaml", "--out", "x"]
+    )
+    kept_there = record("check_cost", {}, out=tmp_path / "check_cost.json")
+    command = json.loads(kept_there.read_text(encoding="utf-8"))["command"]
+    assert command == "python -m benchmarks.check_cost PYTHON --cases a.case.yaml"
