@@ -134,6 +134,8 @@ def export(
     Outputs(tables=(out,)).check()
     wanted = list(dict.fromkeys([*(columns or ()), *(["case"] if columns and case else [])])) or None
     frame = load_history(folder, columns=wanted, last=last)
+    if frame.empty:
+        raise HistoryError("holds no row that this version of harness reads", where=folder)
     if case is not None:
         names = frame["case"].astype(str)
         frame = frame[names.map(lambda name: fnmatchcase(name, case))]

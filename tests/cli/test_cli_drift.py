@@ -212,6 +212,18 @@ def test_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     assert (status, "the cases are clean" in errors) == (5, True)
 
 
+def test_a_history_without_a_row_that_can_be_read_is_not_exported(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    drift(harness)
+    (path,) = Path("reports/history").glob("*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["p99_ulp"]), path)
+    for options in ((), ("--case", "cl*")):
+        status, out, errors = harness("history", "export", "rows.csv", *options)
+        assert (status, out) == (2, "")
+        assert "reports/history: holds no row that this version of harness reads" in errors
+        assert not Path("rows.csv").exists()
+
+
 def test_nightly_runs_of_one_release_are_compared_with_those_before(tiny_cases, harness) -> None:
     tiny_cases("clean")
     for expected in ("The first run on emulator:fp16 in this history: ", "Nothing moved"):
