@@ -25,7 +25,8 @@ from harness.judge import (
     ShapeFault,
     ShapeResult,
 )
-from harness.judge.results import Which
+from harness.judge.results import Which, describe_failure
+from harness.judge.results.tensors import worst_of
 from harness.tensors import Precision, from_json, to_json
 from harness.worker.protocol import CompileFailure, CompileReport, RefusedNode
 
@@ -148,3 +149,23 @@ def test_a_waiver_is_the_code_of_what_it_covers_and_leaves_its_cause() -> None:
 def test_the_headline_is_the_first_line_of_an_error() -> None:
     reason = RunReason(Cause.CANDIDATE, error=RunError("BuildError", "no engine\nlast words\nmore"))
     assert (reason.headline, RunReason().headline) == ("no engine", "")
+
+
+def test_a_failing_run_names_its_worst_output_and_the_sample() -> None:
+    """The furthest beyond its gates; integers that differ, beyond a limit of 0 by any factor, come last."""
+
+    def output(tensor: str, sample: int, metric: str, limit: float, value: float) -> OutputResult:
+        gates = (GateResult(metric, limit, value, value <= limit),)
+        return dataclasses.replace(failing(nrmse=value), tensor=tensor, sample=sample, gates=gates)
+
+    outputs = [
+        output("indices", 0, "mismatch_fraction", 0.0, 0.5),
+        output("y", 0, "nrmse", 0.02, 2.06),
+        output("y", 1, "nrmse", 0.0175, 2.0),
+        output("z", 1, "nrmse", 1.0, 0.9),
+    ]
+    reason = RunReason.of_outputs(outputs)
+    assert reason.output == worst_of(outputs) == outputs[2]
+    assert reason.headline.startswith("y (sample 1): nrmse 2")
+    assert describe_failure(outputs) == reason.headline
+    assert RunReason.of_outputs(outputs[:1]).headline.startswith("indices: ")

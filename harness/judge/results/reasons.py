@@ -9,7 +9,7 @@ from harness.case import Waived
 from harness.judge.losses import OwnRoundings, Selection
 from harness.judge.results.scores import Score
 from harness.judge.results.shapes import ShapeResult
-from harness.judge.results.tensors import OutputResult, Region, describe_failure
+from harness.judge.results.tensors import OutputResult, Region, describe_failure, worst_of
 from harness.judge.results.verdicts import Cause, Judged, RunError
 from harness.tensors import UNLESS_DEFAULT, Precision
 from harness.text import names
@@ -24,7 +24,7 @@ class RunReason:
         cause: what decided it, before a waiver; None for what is only told in `detail`.
         detail: what decided it in the words of whoever found it, where no other field says so.
         waiver: the waiver of the case that covers a failure, valid or expired.
-        output: the first output that fails.
+        output: the worst output that fails.
         finite: outputs of which only finiteness was judged.
         builds: how many builds were judged, where the engine was built several times.
         failing: how many of them fail.
@@ -63,9 +63,9 @@ class RunReason:
     @classmethod
     def of_outputs(cls, outputs: Sequence[OutputResult]) -> RunReason:
         """What the gates of `outputs` say."""
-        failed = next((output for output in outputs if not output.passed), None)
-        if failed is not None:
-            return cls(Cause.GATE_FAILED, output=failed)
+        worst = worst_of(outputs)
+        if worst is not None and not worst.passed:
+            return cls(Cause.GATE_FAILED, output=worst)
         finite = dict.fromkeys(each.tensor for each in outputs if each.judged is Judged.FINITENESS)
         return cls(Cause.GATES_HOLD, finite=tuple(finite))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from harness.comparison import COMPUTED, EQUAL, NONFINITE, SHAPE, GateResult, Metrics, RelativeError
+from harness.comparison import COMPUTED, EQUAL, NONFINITE, SHAPE, GateResult, Metrics, RelativeError, excess
 from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
 from harness.text import beyond, plural
@@ -58,6 +58,11 @@ class OutputResult:
     parts: tuple[PartResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)
 
     ALSO_IN_JSON: ClassVar = ("judged",)
+
+    @property
+    def place(self) -> str:
+        """`y`, or `y (sample 1)` behind the first sample."""
+        return f"{self.tensor} (sample {self.sample})" if self.sample else self.tensor
 
     @property
     def error(self) -> float:
@@ -158,28 +163,30 @@ def without_origins(layers: Iterable[LayerResult]) -> tuple[LayerResult, ...]:
 
 
 def worst_of(outputs: Iterable[OutputResult]) -> OutputResult | None:
-    """The output that is furthest beyond (or nearest to) its gates."""
+    """The output that is furthest beyond its gates; where all pass, the one that errs most."""
     return max(outputs, key=_badness, default=None)
 
 
-def _badness(output: OutputResult) -> tuple[int, float]:
-    failed = sum(not gate.passed for gate in output.gates)
+def _badness(output: OutputResult) -> tuple[bool, float, float]:
+    # Integers that must be equal are beyond a limit of 0 by any factor: what has a size comes first.
+    failed = [gate for gate in output.gates if not gate.passed and gate.metric != EQUAL.metric]
     error = output.metrics.nrmse
-    return failed, math.inf if math.isnan(error) else error
+    return not output.passed, excess(failed), math.inf if math.isnan(error) else error
 
 
 def describe_failure(outputs: Iterable[OutputResult]) -> str:
-    """One line: the first gate that failed."""
-    failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
-    output, gate = failed[0]
+    """One line: the first gate that failed of the worst output."""
+    output = worst_of(outputs)
+    assert output is not None, "one failed"
+    gate = next(gate for gate in output.gates if not gate.passed)
     if gate.metric in (SHAPE, COMPUTED):
-        return f"{output.tensor}: {output.metrics.incomparable}"
+        return f"{output.place}: {output.metrics.incomparable}"
     if gate.metric == NONFINITE.metric:
-        return f"{output.tensor}: {not_finite(output.metrics)}"
+        return f"{output.place}: {not_finite(output.metrics)}"
     if gate.metric == EQUAL.metric and not gate.limit:
-        return f"{output.tensor}: {different(output.metrics)}"
+        return f"{output.place}: {different(output.metrics)}"
     within = stands_out(output, gate)
-    text = f"{output.tensor}: {beyond(gate.subject, gate.value, gate.limit)}"
+    text = f"{output.place}: {beyond(gate.subject, gate.value, gate.limit)}"
     return text if within is None else f"{text}{within.as_worst}"
 
 

@@ -337,8 +337,7 @@ def _output(output: OutputResult) -> str:
     if not metrics.nonfinite and metrics.worst_index is not None and not unequal:
         place = ", ".join(str(index) for index in metrics.worst_index)
         parts.append(f"largest error {number(metrics.max_abs)} at [{place}]")
-    sample = f" (sample {output.sample})" if output.sample else ""
-    return f"{output.tensor}{sample}: {'; '.join(parts)}"
+    return f"{output.place}: {'; '.join(parts)}"
 
 
 def _origin(layer: LayerResult, precision: Precision) -> str:
