@@ -9,8 +9,9 @@ so that it may err as the precision must, a little more for other orders of summ
 emulator's error counts only as far as its own bound: a fault that the emulator predicts does not excuse the engine.
 The form is that of PyTorch's `same()` with an FP64 reference and of AWS Neuron's ratio of errors.
 
-Integers and bools must be equal. Besides, a value that is not finite where the reference is, or the other way
-round, fails whatever the gates say. cosine is never a default: an absolute error of 26 can have a cosine of 1.0.
+Integers and bools must be equal, but for outputs of QuantizeLinear nodes (`TensorGates` of the judge). Besides, a value
+that is not finite where the reference is, or the other way round, fails whatever the gates say. cosine is never a
+default: an absolute error of 26 can have a cosine of 1.0.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from harness.comparison import (
     slice_limit,
 )
 from harness.judge.results import OutputResult, PartResult
-from harness.model import Model, Part, gains_of
+from harness.model import Model, Part, gains_of, zero_point_of
 from harness.tensors import Precision
 
 Take = Callable[[np.ndarray], np.ndarray]
@@ -60,6 +60,13 @@ class _Pair:
             and value is not None
             and value.shape == self.reference.shape
         )
+
+    def less(self, zero: int) -> _Pair:
+        """The pair of steps, counted from their zero point, as floats."""
+        emulated = None if self.emulated is None else _less(self.tensor, self.emulated, zero)
+        actual = _less(self.tensor, self.actual, zero)
+        reference = self.reference.astype(np.float32) - np.float32(zero)
+        return replace(self, reference=reference, actual=actual, emulated=emulated)
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,8 @@ class TensorGates:
         )
         return tuple(self._output(pair, sample, (parts or {}).get(pair.tensor, ())) for pair in pairs)
 
-    def _output(self, pair: _Pair, sample: int, parts: Sequence[Part]) -> OutputResult:
+    def _output(self, given: _Pair, sample: int, parts: Sequence[Part]) -> OutputResult:
+        pair = self._in_steps(given)
         name, reference = pair.tensor, pair.reference
         baseline = None if pair.emulated is None else self._compare(name, pair.emulated, reference)
         metrics = self._compare(name, pair.actual, reference)
@@ -177,9 +185,20 @@ class TensorGates:
         if not pair.comparable:
             return OutputResult(name, sample, metrics, gates)
         judged = [self._part(pair, part) for part in parts]
-        gates += self._unmasked(pair) + self._slices(pair)
+        gates += self._unmasked(pair) + self._slices(given)
         gates += max((part.gates for part in judged), key=excess, default=())
         return OutputResult(name, sample, metrics, gates, tuple(part for part in judged if part.gates))
+
+    def _in_steps(self, pair: _Pair) -> _Pair:
+        """The pair as floats, in steps from the zero point, if a QuantizeLinear wrote it and no rule limits it.
+
+        Other integers must be equal, and what flips elsewhere excuses none of them.
+        """
+        if pair.reference.dtype.kind not in "iu":
+            return pair
+        named = self._limits(pair.tensor, is_output=True) is not None
+        zero = None if named else zero_point_of(self.model, pair.tensor)
+        return replace(pair, flips=None) if zero is None else pair.less(zero)
 
     def _compare(self, name: str, computed: Computed, reference: np.ndarray) -> Metrics:
         options = self.options(name, is_output=True)
@@ -241,3 +260,11 @@ class TensorGates:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values, dtype=np.float64).mean())) if values.size else 0.0
+
+
+def _less(tensor: str, computed: Computed, zero: int) -> Computed:
+    """`tensor` of what was computed, as floats less `zero`, and why others could not be."""
+    value = computed.tensors.get(tensor)
+    if value is None:
+        return computed
+    return replace(computed, tensors={tensor: value.astype(np.float32) - np.float32(zero)})

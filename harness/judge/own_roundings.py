@@ -76,7 +76,7 @@ def find_flips(bench: Bench, precision: Precision) -> tuple[Tensors, ...]:
     Values near the middle of two steps take the other one as soon as a precision rounds in front of a QuantizeLinear,
     and what follows flips more. So the file is run again with all that its QuantizeLinear nodes read larger by half a
     step of the precision, which overflows nothing and drops nothing. Empty for other files, and at FP8 and INT8, whose
-    gates expect steps as large as those of the file.
+    gates expect steps as large as those of the file. Of integers it is the difference: steps, where they hold steps.
     """
     none: tuple[Tensors, ...] = ({},) * len(bench.feeds)
     if not bench.model.quantized or precision in (Precision.FP8, Precision.INT8):
@@ -90,9 +90,9 @@ def find_flips(bench: Bench, precision: Precision) -> tuple[Tensors, ...]:
         moved.close()
     return tuple(
         {
-            name: _finite(as_float32(value) - as_float32(own[name]))
+            name: _finite(value.astype(np.float32) - own[name].astype(np.float32))
             for name, value in outputs.items()
-            if value.dtype.kind == "f" and value.shape == own[name].shape
+            if value.dtype.kind in "fiu" and value.shape == own[name].shape
         }
         for outputs, own in zip(found, bench.own_outputs, strict=True)
     )

@@ -50,6 +50,7 @@ from .parts import Part as Part
 from .parts import gains_of as gains_of
 from .parts import is_joined as is_joined
 from .parts import parts_of as parts_of
+from .parts import zero_point_of as zero_point_of
 from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter
 from .rounding import round_array as round_array
