@@ -16,8 +16,9 @@ _MOVES = RESHAPES | {
     "Slice",
     "SpaceToDepth",
     "Split",
+    "Tile",
+    "Transpose",
 }
-_MOVES |= {"Tile", "Transpose"}
 
 
 def zero_point_of(model: Model, tensor: str) -> int | None:
