@@ -371,7 +371,7 @@ class Cluster:
             )
 
     def _hand_back(self, gone: _Worker) -> None:
-        """Have units begun anew that may wait for what a worker kept that died; that is no fault of theirs."""
+        """Restart the units that wait for a result which a dead worker kept; it does not count as their own failure."""
         for worker, (task, future) in list(self._running.items()):
             if task.given is not None and task.given._worker == gone:
                 del self._running[worker]

@@ -57,8 +57,8 @@ class Unit(ABC, Generic[D, R]):
         """What its desk depends on: units that have it in common share the desk."""
 
     def given(self, result: R) -> Self:
-        """This unit with the result of one of its kind, which it needs."""
-        raise NotImplementedError
+        """This unit with the result of another, for kinds of units that are submitted with one."""
+        raise NotImplementedError(f"{type(self).__name__} takes no result of another unit")
 
     @abstractmethod
     def open(self) -> D:

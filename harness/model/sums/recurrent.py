@@ -16,6 +16,7 @@ of a step come out as on 1.6.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def emit_recurrent(
         one_row: what is generated code, of one row; None with more rows.
         width: how many numbers it reads in each step.
     """
-    kinds = {"LSTM": _Lstm, "GRU": _Gru, "RNN": _Rnn}
+    kinds: dict[str, type[_Lstm | _Gru | _Rnn]] = {"LSTM": _Lstm, "GRU": _Gru, "RNN": _Rnn}
     return kinds[node.op_type](
         emit, node, opset, round, depth, one_row or _GENERATED_NOTHING, width
     ).emitted()
@@ -80,7 +81,7 @@ def emit_recurrent(
 _GENERATED_NOTHING = OneRow(read=False, state=False)
 
 
-class _Recurrent:
+class _Recurrent(ABC):
     """A layer with one state."""
 
     def __init__(
@@ -139,6 +140,7 @@ class _Recurrent:
         )
         return names[-1], *names[:-1]
 
+    @abstractmethod
     def step(
         self, body: Emitter, read: str, states: Sequence[str], weights: Sequence[str], place: int
     ) -> tuple[str, ...]:
@@ -151,7 +153,6 @@ class _Recurrent:
             weights: of what is read, and of the state.
             place: which direction it is.
         """
-        raise NotImplementedError
 
     def added(self, body: Emitter, read: str, state: str, weights: Sequence[str], place: int) -> str:
         """What is read and the state, each times its weights, and the sum of both biases."""

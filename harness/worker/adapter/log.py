@@ -15,7 +15,7 @@ class Line(NamedTuple):
 
 
 class Log:
-    """The last lines of TensorRT's log; `write` gets each that is no VERBOSE one, as it comes."""
+    """The last lines of TensorRT's log; `write` gets each one as it comes, except VERBOSE ones."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
