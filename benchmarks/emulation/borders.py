@@ -90,7 +90,7 @@ def _borders(
         except BuildRefused as refusal:
             if not candidate.requests.keep(plan, refusal.nodes):
                 raise refusal.error from refusal
-    tensors, warnings = candidate.store.run(engine, feeds, Timing())
+    tensors, warnings = candidate.store.run(engine, feeds, Timing(), debug=True)
     kernels = engine.facts.kernels
     listed = [
         [
