@@ -275,25 +275,30 @@ class _Sum:
         terms, parts = rows[-1], self.how.parts
         longest = max(end - start for start, end in parts_of(terms, parts)) if parts > 1 else terms
         blocks = math.ceil(longest / DEPTH)
-        batch = len(self.how.writes) - 2 if len(columns) > 2 else 0
-        ones = [1] * (batch + 2 - len(rows)), [1] * (batch + 2 - len(columns))
-        left = self.apart(self.shaped(left, (*ones[0], *rows)), (*ones[0], *rows), batch + 1)
-        right = self.apart(self.shaped(right, (*ones[1], *columns)), (*ones[1], *columns), batch)
-        axes = list(range(batch))
+        around = self.how.writes[:-2] if len(columns) > 2 else ()
+        batch, (height, width) = math.prod(around), (rows[-2], columns[-1])
+        left = self.apart(self.batched(left, rows, around), (batch, height, terms), 2)
+        right = self.apart(self.batched(right, columns, around), (batch, terms, width), 1)
         left = self.turned(
             left,
-            (*ones[0], *rows[:-1], parts, blocks, DEPTH),
-            (batch + 2, batch + 1, *axes, batch, batch + 3),
-            (blocks, parts, *ones[0], *rows[:-1], DEPTH),
+            (batch, height, parts, blocks, DEPTH),
+            (3, 2, 0, 1, 4),
+            (blocks, parts * batch * height, DEPTH, 1),
         )
         right = self.turned(
             right,
-            (*ones[1], *columns[:-2], parts, blocks, DEPTH, columns[-1]),
-            (batch + 1, batch, *axes, batch + 2, batch + 3),
-            (blocks, parts, *ones[1], *columns[:-2], DEPTH, columns[-1]),
+            (batch, parts, blocks, DEPTH, width),
+            (2, 1, 0, 3, 4),
+            (blocks, 1, parts * batch * DEPTH, width),
         )
-        around = self.how.writes[:-2] if batch else ()
-        return self.joined(self.scanned(left, right, (parts, *around, rows[-2], columns[-1])))
+        sums = self.scanned(left, right, (1, parts * batch * height, width), parts * batch)
+        return self.joined(self.shaped(sums, (parts, batch * height, width)))
+
+    def batched(self, name: str, shape: Shape, around: Shape) -> str:
+        """A matrix for each place of the batch `around`, along one axis."""
+        if math.prod(shape[:-2]) != math.prod(around):
+            name = self.emit.add("Expand", name, self.emit.integers((*around, *shape[-2:])))
+        return self.shaped(name, (math.prod(around), *shape[-2:]))
 
     def one_row(self, left: str, right: str, turned: Shape) -> str:
         """One row of each of a batch, seen as columns of the shape `turned`, times a matrix."""
@@ -340,11 +345,13 @@ class _Sum:
         (batch, channels, *sizes), weights = self.how.reads
         groups, width, count = int(self.attributes.get("group", 1)), weights[1], math.prod(weights[2:])
         each = weights[0] // groups
-        tile = self.how.order.tile(width)
+        tile, depth = self.how.order.tile(width), DEPTH
+        if self.how.order is not Order.WOVEN and width < tile <= DEPTH:  # without what is filled up with zeros
+            tile, depth = width, width * (DEPTH // tile)
         tiles, axes, pixels = math.ceil(width / tile), len(sizes), math.prod(self.how.writes[2:])
         lacking, terms = -width % tile, tiles * count * tile
-        left_over = -terms % (TILE if self.how.order is Order.WOVEN else DEPTH)
-        blocks = (terms + left_over) // DEPTH
+        left_over = -terms % (TILE if self.how.order is Order.WOVEN else depth)
+        blocks = (terms + left_over) // depth
         image = self.shaped(image, (batch, groups, channels // groups, *sizes))
         pads = window_pads(self.attributes, sizes, weights[2:])
         image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
@@ -356,9 +363,9 @@ class _Sum:
         windows = self.woven(windows, (batch, groups), terms + left_over, (pixels,))
         windows = self.turned(
             windows,
-            (batch, groups, blocks, DEPTH, pixels),
+            (batch, groups, blocks, depth, pixels),
             (2, 0, 1, 3, 4),
-            (blocks, batch, groups, DEPTH, pixels),
+            (blocks, batch, groups * depth, pixels),
         )
         filters = self.padded(self.shaped(filters, (groups, each, width, count)), 2, 4, lacking)
         filters = self.turned(
@@ -367,11 +374,11 @@ class _Sum:
         filters = self.woven(self.padded(filters, 2, 3, left_over), (groups, each), terms + left_over, ())
         filters = self.turned(
             filters,
-            (groups, each, blocks, DEPTH),
+            (groups, each, blocks, depth),
             (2, 0, 1, 3),
-            (blocks, 1, groups, each, DEPTH),
+            (blocks, groups * each, depth, 1),
         )
-        return self.scanned(filters, windows, (batch, groups, each, pixels))
+        return self.scanned(filters, windows, (batch, groups * each, pixels), groups)
 
     def woven(self, name: str, before: Shape, terms: int, after: Shape) -> str:
         """`name` with the terms of each TILE in the order that they are woven in."""
@@ -414,18 +421,32 @@ class _Sum:
             name = self.emit.add("Transpose", name, perm=moved)
         return self.shaped(name, becomes)
 
-    def scanned(self, left: str, right: str, shape: Shape) -> str:
-        """The blocks of both sides multiplied and added up."""
-        zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+    def scanned(self, filters: str, windows: str, shape: Shape, groups: int) -> str:
+        """The blocks of both sides multiplied and added up: each is a convolution of one tap that adds to the sum.
+
+        Args:
+            filters: (blocks, filters of all groups, terms of a block, 1).
+            windows: (blocks, batch, terms of a block of each group, pixels).
+            shape: (batch, filters of all groups, pixels).
+            groups: how many there are.
+        """
+        zero = helper.make_tensor("zero", TensorProto.FLOAT16, [1], [0.0])
         start = self.emit.add("ConstantOfShape", self.emit.integers(shape), value=zero)
         prefix = self.emit.fresh()
         body = Emitter(prefix=f"{prefix}/block")
-        names = [f"{prefix}/{name}" for name in ("sum", "left", "right")]
-        added = body.add("Add", names[0], body.add("MatMul", names[1], names[2]))
-        done = round_to_fp16(body, added)
-        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*names, done)]
+        names = [f"{prefix}/{name}" for name in ("sum", "filters", "windows")]
+        added, options = body.fresh(), {"group": groups, "kernel_shape": [1]}
+        given = [names[2], names[1], "", body.cast(names[0], TensorProto.FLOAT)]
+        body.nodes.append(
+            helper.make_node("FusedConv", given, [added], added, domain="com.microsoft", **options)
+        )
+        done = body.cast(added, TensorProto.FLOAT16)
+        half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+        kinds = zip((*names, done), (half, single, single, half), strict=True)
+        values = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds]
         graph = helper.make_graph(body.nodes, prefix, values[:3], values[3:])
-        return self.emit.add("Scan", start, left, right, body=graph, num_scan_inputs=2)
+        summed = self.emit.add("Scan", start, filters, windows, body=graph, num_scan_inputs=2)
+        return self.emit.cast(summed, single)
 
     def shaped(self, name: str, shape: Sequence[int]) -> str:
         return self.emit.add("Reshape", name, self.emit.integers(shape))
