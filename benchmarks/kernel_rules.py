@@ -26,7 +26,7 @@ from benchmarks.record import RESULTS, record
 from benchmarks.spread import no_scheduler
 from harness.backends import Assumed, Emulator, Reference
 from harness.model import DEPTH, fp16_sums, load_model
-from harness.model.sums.emitting import Order
+from harness.model.sums.summation import Order
 from harness.tensors import Accumulate, Precision, write_text
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.emulation.convolutions import Convolution
 from harness.model import DEPTH
-from harness.model.sums.emitting import EIGHT, TILE, Order, parts_of
+from harness.model.sums.summation import EIGHT, TILE, Order, parts_of
 
 
 @np.errstate(over="ignore", invalid="ignore")

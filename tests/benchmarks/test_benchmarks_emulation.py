@@ -16,8 +16,8 @@ from benchmarks.emulation.recurrences import recurrences
 from benchmarks.emulation.score import Known, summarize
 from harness.backends import Assumed, Emulator
 from harness.model import extract, load_model
-from harness.model.sums.emitting import Order
 from harness.model.sums.rules import order_of
+from harness.model.sums.summation import Order
 from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX, Kernel, KernelList
 

@@ -24,8 +24,8 @@ from harness.model import (
     splits_of,
     stands_in,
 )
-from harness.model.sums.emitting import Order
 from harness.model.sums.rules import order_of
+from harness.model.sums.summation import Order
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 

@@ -1,7 +1,5 @@
-from .emitting import DEPTH as DEPTH
 from .emitting import PLAIN as PLAIN
 from .emitting import Arithmetic as Arithmetic
-from .emitting import Summation as Summation
 from .estimate import PRODUCTS as PRODUCTS
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
@@ -12,3 +10,5 @@ from .rules import fp16_sums as fp16_sums
 from .rules import rounds_products as rounds_products
 from .rules import splits_of as splits_of
 from .rules import stands_in as stands_in
+from .summation import DEPTH as DEPTH
+from .summation import Summation as Summation

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from harness.model.sums.emitting import DEPTH, window_pads
+from harness.model.sums.summation import DEPTH, window_pads
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 BATCHES, ROWS, COLUMNS = 4, 32, 64

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.model.model import Model, NodeInfo
-from harness.model.sums.emitting import (
+from harness.model.sums.recurrent import RECURRENT, OneRow
+from harness.model.sums.summation import (
     DEPTH,
     TILE,
     Order,
@@ -25,7 +26,6 @@ from harness.model.sums.emitting import (
     window_numbers,
     window_pads,
 )
-from harness.model.sums.recurrent import RECURRENT, OneRow
 from harness.tensors import from_json
 from harness.worker.protocol import TENSORRT_RTX
 
