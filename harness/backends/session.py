@@ -295,7 +295,7 @@ class GraphRunner:
         observed = tuple(self.graph.outputs if wanted is None else wanted)
         values = {name: value for name, value in feeds.items() if name in self.takes}
         for weight in self.graph.weights:
-            low = weight.reader is not None and weight.reader in chosen
+            low = bool(weight.steps) or (weight.reader is not None and weight.reader in chosen)
             values[weight.feed] = self._weight(weight, low, exact=EXACT in chosen)
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
@@ -322,9 +322,9 @@ class GraphRunner:
             return raw
         precision = self.precision if low else Precision.TF32
         cut = feed.toward_zero and precision is Precision.TF32
-        key = f"{feed.weight}::{precision}{' cut' if cut else ''}"
+        key = f"{feed.weight}::{precision}{' cut' if cut else ''}{feed.steps or ''}"
         if key not in self.rounded:
-            self.rounded[key] = round_array(raw, precision, toward_zero=cut)
+            self.rounded[key] = feed.moved(round_array(raw, precision, toward_zero=cut))
         return self.rounded[key]
 
 

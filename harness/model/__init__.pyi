@@ -23,7 +23,6 @@ from .lowering import LOWERED as LOWERED
 from .lowering import MASK as MASK
 from .lowering import TRANSPARENT as TRANSPARENT
 from .lowering import LoweredGraph as LoweredGraph
-from .lowering import WeightFeed as WeightFeed
 from .lowering import lower as lower
 from .lowering import needed_nodes as needed_nodes
 from .lowering import shadow as shadow
@@ -53,6 +52,7 @@ from .parts import parts_of as parts_of
 from .parts import zero_point_of as zero_point_of
 from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter
+from .rounding import WeightFeed as WeightFeed
 from .rounding import round_array as round_array
 from .rounding import rounder as rounder
 from .sums import DEPTH as DEPTH

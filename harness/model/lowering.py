@@ -29,7 +29,7 @@ from harness.errors import ModelError
 from harness.model import analysis
 from harness.model.model import Model, NodeInfo
 from harness.model.own_roundings import owner
-from harness.model.rounding import Emitter, round_array, rounder
+from harness.model.rounding import Emitter, WeightFeed, round_array, rounder
 from harness.model.sums import PLAIN, Arithmetic
 from harness.tensors import Precision
 
@@ -45,18 +45,6 @@ TRANSPARENT = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Relu", "Neg", "Abs", "Slice"}
     | {"Expand", "Tile", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "DepthToSpace", "SpaceToDepth"}
 )
-
-
-@dataclass(frozen=True)
-class WeightFeed:
-    """A graph input of a lowered graph that takes a weight: raw, or rounded, to nearest or `toward_zero`, when `reader`
-    is lowered; a product that reads `tf32` takes it in TF32 where it is raw, which then is what goes `toward_zero`."""
-
-    feed: str
-    weight: str
-    reader: str | None
-    toward_zero: bool = False
-    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +189,6 @@ class _Lowering:
     edges: dict[frozenset[str], int] = field(default_factory=dict)
     selected: dict[tuple[str, frozenset[str]], str] = field(default_factory=dict)
     pending: dict[str, frozenset[str]] = field(default_factory=dict)  # tensor -> switches it still owes
-    weights: dict[tuple[str, str | None], WeightFeed] = field(default_factory=dict)
     rounded: dict[tuple[str, bool], str] = field(default_factory=dict)
     """By tensor, and whether toward zero, its rounding that nothing switches."""
     switched: frozenset[str] | None = None  # None: all units
@@ -232,7 +219,7 @@ class _Lowering:
         outputs = {name: found[name] if name in found else self.output(name) for name in observed}
         proto = self.assemble(source, outputs.values())
         order = tuple(node.name for node in self.model.nodes if node.name in self.units)
-        return LoweredGraph(proto, order, tuple(self.edges), tuple(self.weights.values()), outputs)
+        return LoweredGraph(proto, order, tuple(self.edges), self.fed(), outputs)
 
     def output(self, name: str) -> str:
         """A distinct name for what is read of `name`, as ONNX wants it; NumPy takes no bfloat16 from ONNX Runtime."""
@@ -283,7 +270,7 @@ class _Lowering:
                     self.emit.add("Identity", result, output=output)
             return
         index = self.edges.setdefault(switch, len(self.edges))
-        low = Emitter(prefix=f"{outputs[0]}/low", constants=self.emit.constants)
+        low = self.emit.within(f"{outputs[0]}/low")
         results = self.arithmetic.emit(low, node, name, self.model.opset, self.round, rank)
         given = [place for place, output in enumerate(outputs) if output]
         for place in given:
@@ -317,12 +304,20 @@ class _Lowering:
         return self.selected[name, key]
 
     def weight(self, name: str, reader: str | None) -> str:
-        if (name, reader) not in self.weights:
-            feed = name if reader is None else f"{name}@{reader}"
+        feed = name if reader is None else f"{name}@{reader}"
+        if feed not in self.emit.feeds:
             tf32 = reader in self.arithmetic.tf32
             cut = reader in (truncated_convolutions(self.model) if tf32 else self.truncated)
-            self.weights[name, reader] = WeightFeed(feed, name, reader, cut, tf32)
-        return self.weights[name, reader].feed
+            self.emit.feeds[feed] = WeightFeed(feed, name, reader, cut, tf32)
+        return feed
+
+    def fed(self) -> tuple[WeightFeed, ...]:
+        """How weights are fed; where some are moved, only what a node reads."""
+        feeds = self.emit.feeds.values()
+        if not any(feed.steps for feed in feeds):
+            return tuple(feeds)
+        read = {name for node in self.emit.nodes for name in analysis.node_reads(node)}
+        return tuple(feed for feed in feeds if feed.feed in read)
 
     def select(
         self,
@@ -345,7 +340,7 @@ class _Lowering:
         output = emit.fresh()
         branches = {}
         for which, label, emitted in (("then_branch", "low", on), ("else_branch", "raw", off)):
-            branch = Emitter(prefix=f"{output}/{label}", constants=self.emit.constants)
+            branch = self.emit.within(f"{output}/{label}")
             result = emitted(branch, name)
             branches[which] = _branch(branch.nodes, result)
         return emit.add("If", f"harness::edge{index}", output=output, **branches)
@@ -389,7 +384,7 @@ class _Lowering:
         """Lower a subgraph in place: everything float it reads or computes is switched by the node around it."""
         local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         dtypes = analysis.graph_dtypes(graph)
-        emit = Emitter(prefix=f"{self.emit.fresh()}/body", constants=self.emit.constants)
+        emit = self.emit.within(f"{self.emit.fresh()}/body")
         inherited = dict(outer or {})
         local |= {name for node in graph.node for name in node.output}
         for name in sorted(analysis.outer_reads(graph)):
@@ -427,9 +422,9 @@ class _Lowering:
         del graph.node[:], graph.output[:], graph.value_info[:]
         for value in [value for value in graph.input if value.name in self.model.weights]:
             graph.input.remove(value)
-        for feed in self.weights.values():
+        for feed in self.fed():
             tensor = self.model.weights[feed.weight]
-            shape = [int(size) for size in tensor.shape.numpy()]
+            shape = feed.steps[-1][1] if feed.steps else [int(size) for size in tensor.shape.numpy()]
             graph.input.append(helper.make_tensor_value_info(feed.feed, int(tensor.dtype), shape))
         graph.node.extend(self.switches(graph))
         graph.node.extend(self.emit.nodes)
@@ -493,7 +488,7 @@ class _Shadow(_Lowering):
         proto.graph.input.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(taken)
         )
-        return LoweredGraph(proto, (), (), tuple(self.weights.values()), outputs)
+        return LoweredGraph(proto, (), (), self.fed(), outputs)
 
     def plain(self, node: onnx.NodeProto) -> None:
         for name in analysis.node_reads(node):

@@ -13,7 +13,7 @@ it at that: `toward_zero`. That errs twice as much, and always to the same side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import ml_dtypes
@@ -75,14 +75,54 @@ def _cast_template(kind: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [], [], to=kind)
 
 
+Steps = tuple[tuple[str, tuple[int, ...]], ...]
+"""Operators that move the elements of weights: Reshape with a shape, Transpose with an order of axes, Pad with how many
+zeros come behind each, Gather with an axis and places. The last one is a Reshape."""
+
+
+@dataclass(frozen=True)
+class WeightFeed:
+    """A graph input of a lowered graph that takes a weight: raw, or rounded, to nearest or `toward_zero`, when `reader`
+    is lowered; a product that reads `tf32` takes it in TF32 where it is raw, which then is what goes `toward_zero`.
+    Where the lowered reader alone reads it, its elements may be moved by `steps`, and it is always rounded."""
+
+    feed: str
+    weight: str
+    reader: str | None
+    toward_zero: bool = False
+    tf32: bool = False
+    steps: Steps = ()
+
+    def moved(self, values: np.ndarray) -> np.ndarray:
+        """The values of the weight, each where it is fed."""
+        for op, numbers in self.steps:
+            if op == "Reshape":
+                values = values.reshape(numbers)
+            elif op == "Transpose":
+                values = values.transpose(numbers)
+            elif op == "Pad":
+                values = np.pad(values, [(0, count) for count in numbers])
+            else:
+                values = values.take(numbers[1:], axis=numbers[0])
+        return np.ascontiguousarray(values)
+
+
 @dataclass
 class Emitter:
-    """Collects the nodes and constants of one graph under construction; names never clash with the model's."""
+    """Collects the nodes and constants of one graph under construction; names never clash with the model's.
+
+    `feeds` are the graph inputs that take weights, as many as are read.
+    """
 
     prefix: str = "harness"
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    feeds: dict[str, WeightFeed] = field(default_factory=dict)
     count: int = 0
+
+    def within(self, prefix: str) -> Emitter:
+        """One for a body, with the constants and feeds of the main graph."""
+        return Emitter(prefix, constants=self.constants, feeds=self.feeds)
 
     def fresh(self) -> str:
         """A tensor name that nothing else has."""
@@ -111,6 +151,18 @@ class Emitter:
         node.output.append(output)
         self.nodes.append(node)
         return output
+
+    def move(self, op: str, name: str, numbers: Sequence[int]) -> str:
+        """As `add` for the operators of Steps but Pad; weights are fed as they become instead, and moved only once."""
+        if name in self.feeds:
+            old, new = self.feeds[name], self.fresh()
+            self.feeds[new] = replace(old, feed=new, steps=(*old.steps, (op, tuple(numbers))))
+            return new
+        if op == "Transpose":
+            return self.add(op, name, perm=numbers)
+        if op == "Reshape":
+            return self.add(op, name, self.integers(numbers))
+        return self.add(op, name, self.integers(numbers[1:]), axis=numbers[0])
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """A constant of the main graph, made once."""

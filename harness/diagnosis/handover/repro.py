@@ -197,7 +197,7 @@ def emulated_model(
     for feed in graph.weights:
         values = model.weight(feed.weight)
         if feed.reader in lowered:
-            values = round_array(values, precision)
+            values = feed.moved(round_array(values, precision))
         proto.graph.initializer.append(numpy_helper.from_array(values, feed.feed))
     for value, name in zip(proto.graph.output, outputs, strict=True):
         # TensorRT and the checker want types; ONNX Runtime refuses wrong ones.

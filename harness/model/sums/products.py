@@ -87,9 +87,9 @@ class _Sum:
     def matrices(self, left: str, right: str, rows: Shape, columns: Shape) -> str:
         for side in ("transA", "transB") if self.node.op_type == "Gemm" else ():
             if self.attributes.get(side) and side == "transA":
-                left, rows = self.emit.add("Transpose", left, perm=[1, 0]), rows[::-1]
+                left, rows = self.emit.move("Transpose", left, [1, 0]), rows[::-1]
             elif self.attributes.get(side):
-                right, columns = self.emit.add("Transpose", right, perm=[1, 0]), columns[::-1]
+                right, columns = self.emit.move("Transpose", right, [1, 0]), columns[::-1]
         rows = rows if len(rows) > 1 else (1, *rows)
         if len(columns) == 2:  # one product, whatever the rows are called
             rows = (math.prod(rows[:-1]), rows[-1])
@@ -135,17 +135,20 @@ class _Sum:
         before, terms, after, rank = shape[:axis], shape[axis], shape[axis + 1 :], len(shape)
         if self.how.parts == 1:
             return self.padded(name, axis, rank, -terms % DEPTH)
-        name = self.padded(name, axis, rank, -terms % TILE)
         tiles = math.ceil(terms / TILE)
         short, longer = divmod(tiles, self.how.parts)
+        name = self.padded(name, axis, rank, TILE * (tiles + (longer > 0)) - terms)
         if not longer:
             return name
-        middle = longer * (short + 1) * TILE
-        rest = self.part(name, axis, middle, tiles * TILE)
-        rest = self.shaped(rest, (*before, self.how.parts - longer, short * TILE, *after))
-        rest = self.padded(rest, axis + 1, rank + 1, TILE)
-        rest = self.shaped(rest, (*before, (self.how.parts - longer) * (short + 1) * TILE, *after))
-        return self.emit.add("Concat", self.part(name, axis, 0, middle), rest, axis=axis)
+        starts = [short * part + min(part, longer) for part in range(self.how.parts + 1)]
+        places = [
+            tile if tile < end else tiles
+            for start, end in itertools.pairwise(starts)
+            for tile in range(start, start + short + 1)
+        ]
+        name = self.shaped(name, (*before, tiles + 1, TILE, *after))
+        name = self.emit.move("Gather", name, (axis, *places))
+        return self.shaped(name, (*before, len(places) * TILE, *after))
 
     def joined(self, sums: str) -> str:
         """The sums of the parts, added in FP16: those beyond a power of two to the first, then half to half."""
@@ -243,7 +246,7 @@ class _Sum:
         moved = [wide.index(axis) for axis in order if shape[axis] > 1]
         if moved != sorted(moved):
             name = self.shaped(name, [shape[axis] for axis in wide])
-            name = self.emit.add("Transpose", name, perm=moved)
+            name = self.emit.move("Transpose", name, moved)
         return self.shaped(name, becomes)
 
     def scanned(self, filters: str, windows: str, shape: Shape, groups: int) -> str:
@@ -274,7 +277,7 @@ class _Sum:
         return self.emit.cast(summed, single)
 
     def shaped(self, name: str, shape: Sequence[int]) -> str:
-        return self.emit.add("Reshape", name, self.emit.integers(shape))
+        return self.emit.move("Reshape", name, shape)
 
     def padded(self, name: str, axis: int, rank: int, count: int) -> str:
         return self.pad(name, [0] * rank, [count * (place == axis) for place in range(rank)])
@@ -282,6 +285,8 @@ class _Sum:
     def pad(self, name: str, before: Sequence[int], after: Sequence[int]) -> str:
         if not any((*before, *after)):
             return name
+        if name in self.emit.feeds:
+            return self.emit.move("Pad", name, after)
         if self.opset < 11:
             return self.emit.add("Pad", name, pads=[*before, *after])
         return self.emit.add("Pad", name, self.emit.integers([*before, *after]))

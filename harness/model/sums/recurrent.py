@@ -120,7 +120,7 @@ class _Recurrent(ABC):
             read = self.product(self.emit, read, self.blocks(weights[0], self.width), 2)
         scanned = [f"{self.emit.fresh()}/{name}" for name in ("state", "cell")[: len(self.states)]]
         scanned.append(f"{self.emit.fresh()}/read")
-        body = Emitter(prefix=f"{self.emit.fresh()}/step", constants=self.emit.constants)
+        body = self.emit.within(f"{self.emit.fresh()}/step")
         new = self.step(body, scanned[-1], scanned[:-1], weights, place)
         outputs = [*new, body.add("Identity", new[0])]
         # ONNX Runtime wants to know how many axes the states have.
