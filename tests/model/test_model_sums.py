@@ -100,6 +100,38 @@ def test_batches_and_transposed_operands_are_added_up_alike() -> None:
     assert (turned == round_array(0.5 * wanted[0, 0], Precision.FP16)).all()
 
 
+def test_a_batch_may_share_an_operand() -> None:
+    left, right = values(2, 3, 24, 40), values(3, 40, 16)
+    wanted = [[accumulate_in_fp16(*pair) for pair in zip(each, right, strict=True)] for each in left]
+    assert (emulated(product("MatMul", left, right), left) == np.array(wanted)).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "image", "weights", "attributes"),
+    [
+        ("Conv", (1, 40, 7, 7), (8, 40, 3, 3), {"kernel_shape": [3, 3], "pads": [1] * 4}),
+        ("Gemm", (24, 100), (64, 100), {"transB": 1}),
+    ],
+)
+def test_no_inference_moves_weights(
+    op: str, image: tuple[int, ...], weights: tuple[int, ...], attributes: dict[str, object]
+) -> None:
+    model = product(op, values(*image), values(*weights), **attributes)
+    graph = lower(
+        model, Precision.FP16, ["y"], switched=False, arithmetic=Arithmetic(fp16_sums(model, model.shapes))
+    )
+    (feed,) = graph.weights
+    fed = [node for node in graph.proto.graph.node if feed.feed in node.input]
+    assert [node.op_type for node in fed] == ["Scan"]
+    assert {"", "com.microsoft"} == {entry.domain for entry in graph.proto.opset_import}
+    switched = lower(model, Precision.FP16, ["y"], arithmetic=Arithmetic(fp16_sums(model, model.shapes)))
+    runner = GraphRunner(model, switched, Precision.FP16, {})
+    kept = runner.run({"x": values(*image)}, ())["y"]
+    low = runner.run({"x": values(*image)}, ("product",))["y"]
+    assert (low == emulated(model, values(*image))).all()
+    assert (low != kept).any()
+
+
 def test_partial_sums_overflow_where_the_result_does_not() -> None:
     left = np.ones((64, 1024), np.float32)
     right = np.where(np.arange(1024) < 512, 1000.0, -1000.0).astype(np.float32)[:, None] * np.ones(

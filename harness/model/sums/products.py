@@ -29,6 +29,8 @@ from harness.model.sums.summation import (
 )
 
 Round = Callable[[Emitter, str], str]
+RUNTIME = "com.microsoft"
+"""The domain of ONNX Runtime's own operators, of which FusedConv adds a convolution to what it is given."""
 
 
 def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> str:
@@ -219,13 +221,13 @@ class _Sum:
 
     def taps(self, image: str, sizes: Sequence[int]) -> list[str]:
         """What each place of the window sees: an image of the size of the result. The last axis is cut first, once for
-        all places that have it in common: there values lie apart, and rows do not."""
+        all places that have it in common: there values lie apart, and rows do not. One place is cut by rows first."""
         kernel, axes = self.how.reads[1][2:], len(sizes)
         strides, dilations = (
             window_numbers(self.attributes, name, axes) for name in ("strides", "dilations")
         )
         cut: dict[tuple[int, ...], str] = {(): image}
-        for axis in reversed(range(axes)):
+        for axis in range(axes) if math.prod(kernel) == 1 else reversed(range(axes)):
             start_of, stride, count = dilations[axis], strides[axis], self.how.writes[axis + 2]
             longer: dict[tuple[int, ...], str] = {}
             for place, (behind, name) in itertools.product(range(kernel[axis]), cut.items()):
@@ -265,9 +267,7 @@ class _Sum:
         names = [f"{prefix}/{name}" for name in ("sum", "filters", "windows")]
         added, options = body.fresh(), {"group": groups, "kernel_shape": [1]}
         given = [names[2], names[1], "", body.cast(names[0], TensorProto.FLOAT)]
-        body.nodes.append(
-            helper.make_node("FusedConv", given, [added], added, domain="com.microsoft", **options)
-        )
+        body.nodes.append(helper.make_node("FusedConv", given, [added], added, domain=RUNTIME, **options))
         done = body.cast(added, TensorProto.FLOAT16)
         half, single = TensorProto.FLOAT16, TensorProto.FLOAT
         kinds = zip((*names, done), (half, single, single, half), strict=True)
