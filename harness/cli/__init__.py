@@ -6,6 +6,7 @@ its name and one line of help, and the real command takes its place at the momen
 
 from __future__ import annotations
 
+import atexit
 import gc
 import inspect
 import logging
@@ -240,6 +241,7 @@ def _root(
     context.with_resource(_plain_warnings())
     _limit_memory()
     gc.set_threshold(COLLECTED_AFTER)
+    atexit.register(gc.freeze)  # at exit Python looks through all objects once more, half a second after a run
     if context.invoked_subcommand in RESUMABLE:
         _handle_sigterm(context)
 

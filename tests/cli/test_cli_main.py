@@ -80,6 +80,25 @@ def test_a_run_does_not_import_sympy_which_onnx_ir_has_for_sums_of_symbolic_size
     assert "sympy.core" in imported_by(code)
 
 
+def test_no_cycles_are_collected_at_exit_which_takes_longer_than_the_rest_of_the_end() -> None:
+    code = (
+        "from harness.cli import main\n"
+        "class Held:\n"
+        "    def __del__(self):\n"
+        "        print('collected')\n"
+        "held = Held()\n"
+        "held.itself = held\n"
+        "{}\n"
+    )
+
+    def said_by(last: str) -> str:
+        end = [sys.executable, "-c", code.format(last)]
+        return subprocess.run(end, capture_output=True, text=True, check=True).stdout
+
+    assert "collected" in said_by("")
+    assert "collected" not in said_by("main(['env', 'list'])")
+
+
 def test_without_arguments_the_help_is_shown_as_a_mistake() -> None:
     assert main([]) == 2
 
