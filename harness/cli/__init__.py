@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from traceback import print_exc
 from types import FrameType
@@ -97,6 +98,11 @@ COMMANDS = {
     "env": LazyCommand("harness.cli.env", "Manage the TensorRT environments that engines are built in."),
     "doctor": LazyCommand("harness.cli.doctor", "Check what works on this machine, and how to fix the rest."),
 }
+
+WITH_WORKER = ("run", "diagnose")
+"""Commands that ask the worker of the environment that they name, always and at once."""
+
+STARTS_NONE = frozenset({*HELP, "--scheduler"})
 
 RESUMABLE = ("run", "diagnose", "drift")
 """Commands that save their results when they are interrupted, and say how to continue."""
@@ -241,7 +247,7 @@ def _root(
     context.with_resource(_plain_warnings())
     _limit_memory()
     gc.set_threshold(COLLECTED_AFTER)
-    atexit.register(gc.freeze)  # at exit Python looks through all objects once more, half a second after a run
+    atexit.register(gc.freeze)  # else all objects are gone through once more at exit: half a second
     if context.invoked_subcommand in RESUMABLE:
         _handle_sigterm(context)
 
@@ -253,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     try:
+        _start_worker(arguments)
         typer.main.get_command(app)(arguments, prog_name="harness")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -263,7 +270,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(OSError):  # stderr may be on the same full disk
             print_error(known)
         return known.exit_code
+    finally:
+        if started := sys.modules.get("harness.environments.started"):
+            started.end_untaken()
     return 0
+
+
+def _start_worker(arguments: Sequence[str]) -> None:
+    """Start the worker that a command will ask first, before anything is imported to read the line with."""
+    named = [value for option, value in pairwise(arguments) if option in ("--env", "-e")]
+    if named and arguments[0] in WITH_WORKER and STARTS_NONE.isdisjoint(arguments):
+        from harness.environments import start_ahead
+
+        start_ahead(named[0])
 
 
 def print_error(error: HarnessError) -> None:

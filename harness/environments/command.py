@@ -5,11 +5,13 @@ The GPU is chosen by number before the worker starts, because CUDA looks only on
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import harness.worker.protocol
-from harness.environments.config import Environment
 from harness.errors import EnvironmentConfigError
 
 #: All of the worker lies beside the protocol, which is all that is imported of it here.
@@ -21,32 +23,48 @@ _HOST_ONLY = (
 )
 
 
-def start_command(
-    environment: Environment, scratch: Path, address: Path, adapter: Path | None = None
-) -> list[str]:
+@dataclass(frozen=True)
+class Launch:
+    """What the worker of an environment is started with: see Environment."""
+
+    command: tuple[str, ...]
+    gpu: int = 0
+    variables: tuple[tuple[str, str], ...] = ()
+    memory_gib: float | None = None
+
+
+def program_path(program: str, folder: Path) -> str:
+    """An absolute path; a bare name is looked up on PATH when the worker starts."""
+    if os.sep not in program and not program.startswith("~"):
+        return shutil.which(program) or program
+    # Not resolved: the `python` of a venv is a link, and where it stands is what makes it that venv's.
+    return os.path.normpath(folder.absolute() / Path(program).expanduser())
+
+
+def start_command(launch: Launch, scratch: Path, address: Path, adapter: Path | None = None) -> list[str]:
     """The whole command line of a worker that connects to the socket at `address`.
 
     Args:
-        environment: its `command` is filled in: see Environment.
+        launch: its `command` is filled in.
         scratch: the worker's scratch folder; the folder above it is what a container must mount.
         address: the Unix socket.
         adapter: a file with another adapter than the one for TensorRT.
     """
     places = {
-        "{gpu}": str(environment.gpu),
+        "{gpu}": str(launch.gpu),
         "{scratch}": str(scratch.parent),
         "{worker}": str(WORKER_FOLDER),
     }
-    command = [_fill(part, places) for part in environment.command]
+    command = [_fill(part, places) for part in launch.command]
     command += [str(WORKER_FOLDER / "main.py"), "--connect", str(address)]
     if adapter is not None:
         command += ["--adapter", str(adapter)]
-    if environment.limits.memory_gib is not None:
-        command += ["--memory", str(int(environment.limits.memory_gib * (1 << 30)))]
+    if launch.memory_gib is not None:
+        command += ["--memory", str(int(launch.memory_gib * (1 << 30)))]
     return command
 
 
-def start_variables(environment: Environment, caller: Mapping[str, str]) -> dict[str, str]:
+def start_variables(launch: Launch, caller: Mapping[str, str]) -> dict[str, str]:
     """The environment variables of a worker.
 
     Raises:
@@ -57,7 +75,7 @@ def start_variables(environment: Environment, caller: Mapping[str, str]) -> dict
     # Kernels are loaded when they first run. Measured on an H200 with TensorRT 8.6.0, a diagnosis of six engines from a
     # cold start: 32 s, and 36 s where all are loaded at the start, which is the default of older drivers.
     variables.setdefault("CUDA_MODULE_LOADING", "LAZY")
-    return variables | gpu_variables(environment.gpu, caller) | dict(environment.variables)
+    return variables | gpu_variables(launch.gpu, caller) | dict(launch.variables)
 
 
 def _fill(part: str, places: Mapping[str, str]) -> str:

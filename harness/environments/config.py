@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from harness.case import BuildOptions, FunctionSettings, find_config, read_config
+from harness.environments.command import Launch, program_path
 from harness.errors import EnvironmentConfigError
 from harness.text import command, suggestion
 
@@ -130,6 +130,11 @@ class Environment:
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     source: Path | None = None
     lane: int = 0
+
+    @property
+    def launch(self) -> Launch:
+        """What its worker is started with."""
+        return Launch(self.command, self.gpu, self.variables, self.limits.memory_gib)
 
 
 def load(path: Path | None = None) -> Mapping[str, Environment]:
@@ -249,21 +254,13 @@ def _environment(name: str, table: Any, path: Path) -> Environment:
     rest = checked.command[1:] if checked.command else ()
     return Environment(
         name=name,
-        command=(_program(first, path.parent), *rest),
+        command=(program_path(first, path.parent), *rest),
         gpu=checked.gpu,
         variables=tuple(sorted(checked.variables.items())),
         build=checked.build,
         limits=checked.limits,
         source=path,
     )
-
-
-def _program(program: str, folder: Path) -> str:
-    """An absolute path; a bare name is looked up on PATH when the worker starts."""
-    if os.sep not in program and not program.startswith("~"):
-        return shutil.which(program) or program
-    # Not resolved: the `python` of a venv is a link, and where it stands is what makes it that venv's.
-    return os.path.normpath(folder.absolute() / Path(program).expanduser())
 
 
 def describe(

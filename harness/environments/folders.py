@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -80,7 +79,7 @@ def sweep(root: Path) -> list[Path]:
 def _make(root: Path) -> tuple[int, Path]:
     """A new folder and the descriptor of its locked lock file."""
     while True:
-        path = root / f"w{os.getpid()}-{secrets.token_hex(4)}"
+        path = root / f"w{os.getpid()}-{os.urandom(4).hex()}"
         lock = os.open(_lock_file(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock).st_nlink:  # else a sweep came between the two calls

@@ -295,7 +295,7 @@ class Supervisor:
 
     def _cache_files(self, probe: protocol.ProbeReply) -> dict[str, CacheFile]:
         """The caches of this worker; what is compiled without TF32 is of no use to others, nor theirs to it."""
-        override = start_variables(self.environment, os.environ).get(TF32_VARIABLE)
+        override = start_variables(self.environment.launch, os.environ).get(TF32_VARIABLE)
         variant = "" if override is None else f"tf32_{override}"
         kinds = [protocol.TIMING, *([protocol.RUNTIME] if "runtime_cache" in probe.capabilities else [])]
         return {kind: CacheFile(kind, probe, variant) for kind in kinds}

@@ -1,5 +1,6 @@
 """Carry out requests, one after the other, with one adapter; every request gets its reply."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -54,7 +55,7 @@ class Adapter(Protocol):
 
 
 class Server:
-    """One channel, one adapter, which is made when the first request needs it: `Hello` does not wait for TensorRT."""
+    """One channel, one adapter, which is made when the host has its `Hello`: that does not wait for TensorRT."""
 
     def __init__(self, channel: socket.socket, make_adapter: Callable[[Log], Adapter], log: Log) -> None:
         self._channel = channel
@@ -66,6 +67,8 @@ class Server:
     def run(self) -> None:
         """Introduce the worker and answer requests until `Shutdown` or the end of the channel."""
         self.send(0, protocol.Hello(os.getpid(), installed_product()))
+        with contextlib.suppress(Exception):  # what is wrong is the answer to the host's own probe
+            self.adapter.probe(protocol.Probe())  # loads TensorRT, while the host is busy with itself
         while True:
             data = self._channel.recv(1 << 16)
             if not data:

@@ -27,6 +27,8 @@ from harness.errors import (
 
 HEAVY = (
     "numpy",
+    "sympy",
+    "torch",
     "onnx",
     "onnxruntime",
     "onnx_ir",
@@ -78,6 +80,45 @@ def test_a_run_does_not_import_sympy_which_onnx_ir_has_for_sums_of_symbolic_size
     assert "sympy.core" not in imported_by("import harness.judge.judge, harness.backends.tensorrt")
     code = "import harness.model.load, onnx_ir\nassert str(onnx_ir.SymbolicDim('N') + 1) == 'N + 1'"
     assert "sympy.core" in imported_by(code)
+
+
+AT_SPAWN = """
+import json, os, subprocess, sys
+def spawn(self, *arguments, **more):
+    print(json.dumps(sorted(sys.modules)), flush=True)
+    os._exit(0)
+subprocess.Popen.__init__ = spawn
+from harness.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("line", ["diagnose m.onnx -p fp16 --env here", "run m.onnx -e here --json r.json"])
+def test_the_worker_is_started_before_anything_else_is_imported(line: str, tmp_path: Path) -> None:
+    (tmp_path / "harness.toml").write_text('[environments.here]\npython = "/usr/bin/python3"\n')
+    command = [sys.executable, "-c", AT_SPAWN, *line.split()]
+    variables = {**os.environ, "HARNESS_SCRATCH": str(tmp_path / "s")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=True)
+    modules = set(json.loads(done.stdout))
+    assert "harness.environments.started" in modules
+    early = {"harness.environments.config", "harness.case.schema", "harness.worker.protocol.messages"}
+    assert not modules & {*HEAVY, *early, "rich", "asyncio"}
+
+
+@pytest.mark.parametrize("line", ["diagnose --wrong -e here", "run --env here", "run --help -e here"])
+def test_a_command_that_comes_to_nothing_leaves_no_worker(line: str, tmp_path: Path, monkeypatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nsleep 100\n")
+    python.chmod(0o755)
+    (tmp_path / "harness.toml").write_text('[environments.here]\npython = "./python"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "s"))
+    assert main(line.split()) == (0 if "--help" in line else 2)
+    assert not list((tmp_path / "s").glob("harness/*"))
+    pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+    assert "--help" not in line or not pids
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def test_no_cycles_are_collected_at_exit_which_takes_longer_than_the_rest_of_the_end() -> None:

@@ -16,7 +16,7 @@ import pytest
 from harness.environments import Environment, Supervisor, WorkerLimits, close_shared, shared_supervisor
 from harness.environments.caches import CacheFile
 from harness.environments.folders import ScratchFolder, cache_folder, data_folder, scratch_root, sweep
-from harness.environments.process import LogTail
+from harness.environments.started import LogTail
 from harness.errors import CandidateError, EnvironmentConfigError
 from harness.worker import protocol
 

@@ -51,7 +51,7 @@ def test_the_worker_runs_on_this_python(python: str, tmp_path: Path, monkeypatch
     monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path))
     worker = WorkerProcess(Environment("other", (python,)), adapter=MISBEHAVING)
     try:
-        assert worker.hello.pid == worker._process.pid
+        assert worker.hello.pid == worker._started._process.pid
         probe = worker.request(protocol.Probe(), 20)
         assert probe.tensorrt == "8.6.0"
         reply = worker.request(protocol.BuildRequest("/m.onnx", "fp16"), 20)
@@ -114,7 +114,7 @@ def test_a_container_command_is_filled_in(tmp_path: Path) -> None:
     )
     environment = Environment("box", command, gpu=2)
     folder = tmp_path / "w1"
-    found = start_command(environment, folder, folder / "socket", MISBEHAVING)
+    found = start_command(environment.launch, folder, folder / "socket", MISBEHAVING)
     assert found[:8] == [
         *(
             "docker",
@@ -133,7 +133,7 @@ def test_a_container_command_is_filled_in(tmp_path: Path) -> None:
 def test_variables_of_the_hosts_python_do_not_reach_the_worker() -> None:
     caller = {"PYTHONPATH": "/host", "VIRTUAL_ENV": "/venv", "PYTHONHOME": "/home", "PATH": "/bin", "A": "1"}
     environment = Environment("e", ("python3",), gpu=1, variables=(("A", "2"), ("PYTHONPATH", "/mine")))
-    assert start_variables(environment, caller) == {
+    assert start_variables(environment.launch, caller) == {
         "PATH": "/bin",
         "A": "2",
         "PYTHONPATH": "/mine",

@@ -1,13 +1,13 @@
 from .calls import OWN as OWN
 from .calls import UserFunction as UserFunction
 from .calls import owner_of as owner_of
+from .config_file import CONFIG_NAME as CONFIG_NAME
+from .config_file import CONFIG_VARIABLE as CONFIG_VARIABLE
+from .config_file import find_config as find_config
+from .config_file import read_config as read_config
 from .operators import Operators as Operators
 from .operators import load_operators as load_operators
 from .process import call_apart as call_apart
 from .process import start_ahead as start_ahead
 from .scores import take_score as take_score
-from .settings import CONFIG_NAME as CONFIG_NAME
-from .settings import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .settings import FunctionSettings as FunctionSettings
-from .settings import find_config as find_config
-from .settings import read_config as read_config

@@ -23,8 +23,9 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Self, TypeVar
 
+from harness.case.functions.config_file import CONFIG_NAME
 from harness.case.functions.messages import Watched
-from harness.case.functions.settings import CONFIG_NAME, function_settings
+from harness.case.functions.settings import function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
 from harness.text import suggestion

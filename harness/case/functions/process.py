@@ -30,9 +30,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from harness import errors
 from harness.case.functions import frames
 from harness.case.functions.calls import short
+from harness.case.functions.config_file import CONFIG_NAME
 from harness.case.functions.messages import Call, Filter, Raised, Reply, Restore, Returned, Warned, Watched
 from harness.case.functions.serving import UNHEARD, last_line
-from harness.case.functions.settings import CONFIG_NAME, function_settings
+from harness.case.functions.settings import function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
 from harness.text import duration

@@ -1,3 +1,4 @@
+from .address import use_socket as use_socket
 from .codec import MessageError as MessageError
 from .codec import from_plain as from_plain
 from .facts import PRECISION_OF as PRECISION_OF
@@ -87,4 +88,3 @@ from .tensorfile import write_tensor_file as write_tensor_file
 from .wire import FrameReader as FrameReader
 from .wire import WireError as WireError
 from .wire import pack_frame as pack_frame
-from .wire import use_socket as use_socket

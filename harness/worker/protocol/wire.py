@@ -6,11 +6,10 @@ id of its request, `Hello` the id 0. Anything else is a `WireError`, and the cha
 """
 
 import json
-import os
 import struct
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, List, Tuple
+from typing import Any, List, Tuple
 
 from . import messages
 from .codec import from_plain
@@ -84,18 +83,3 @@ def _decode(payload: bytes) -> Tuple[int, messages.Message]:
         return frame.id, messages.message_from_json(frame.message)
     except ValueError as error:  # MessageError is one
         raise WireError("not a message: {}".format(error)) from None
-
-
-_LONGEST_SOCKET_PATH = 107  # the kernel takes no more bytes
-
-
-def use_socket(path: str, act: Callable[[str], None]) -> None:
-    """Call `act` (a socket's `bind` or `connect`) with `path`, spelled so that it fits whatever its length."""
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        act(path)
-        return
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        act("/proc/self/fd/{}/{}".format(folder, os.path.basename(path)))
-    finally:
-        os.close(folder)
