@@ -14,10 +14,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from harness.backends.runtime_words import GraphRefusedError, first_line, missing_in
-from harness.backends.trt_operators import TRT_OPERATORS
 from harness.case import Operators
 from harness.errors import HarnessError, NodeFailedError
 from harness.model import LOWERED, bodies, element_type, node_reads
@@ -248,6 +246,10 @@ class PartitionedSession:
                 raise ValueError(why)
             wanted = {name: self._dtypes.get(name, self._dtypes.get(_unlowered(name))) for name in written}
             return lambda fed: operators.compute(data, shown, fed, wanted)
+        from onnx.reference import ReferenceEvaluator
+
+        from harness.backends.trt_operators import TRT_OPERATORS
+
         evaluator = ReferenceEvaluator(model, new_ops=[*TRT_OPERATORS])
 
         def compute(fed: Values) -> Values:

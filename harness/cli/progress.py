@@ -14,20 +14,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Self, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.progress import Progress as Live
-
 from harness.text import duration, number, plural, shorten
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
     from harness.diagnosis import ProgressEvent as StageEvent
     from harness.judge import ProgressEvent as RunEvent
     from harness.judge import RunResult
@@ -35,16 +27,17 @@ if TYPE_CHECKING:
 FIRST_REMINDER_SECONDS = 60.0
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the command line, which has a status for it; rich would exit with that of a failure."""
-        raise BrokenPipeError
-
-
 def make_console(stream: IO[str]) -> Console:
     """A console on `stream`: coloured and as wide as the terminal, or plain text of 100 columns."""
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to the command line, which has a status for it; rich would exit with that of a failure."""
+            raise BrokenPipeError
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
-    return _Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+    return PlainConsole(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 
 @dataclass
@@ -100,17 +93,24 @@ class _Progress(ABC):
     """Shows steps as they happen, from entering to leaving the context.
 
     Args:
-        target: a stream that gets plain lines, a console at a terminal that gets a live line, or None for no display.
+        stream: gets plain lines.
+        terminal: gets a live line instead; with neither there is no display.
         first_reminder: seconds until a line says that a step is still under way.
     """
 
     def __init__(
-        self, target: IO[str] | Console | None, *, first_reminder: float = FIRST_REMINDER_SECONDS
+        self,
+        stream: IO[str] | None = None,
+        *,
+        terminal: Console | None = None,
+        first_reminder: float = FIRST_REMINDER_SECONDS,
     ) -> None:
-        self._stream = None if isinstance(target, Console) else target
-        self._live: Live | None = None
-        if isinstance(target, Console):
-            self._live = Live(*self._columns(), console=target, transient=True)
+        self._stream = stream
+        self._live: Progress | None = None
+        if terminal is not None:
+            from rich.progress import Progress
+
+            self._live = Progress(*self._columns(), console=terminal, transient=True)
             self._task = self._live.add_task("", total=None, spent="")
         self._reminders = None if self._stream is None else _Reminders(self._stream, first_reminder)
 
@@ -142,9 +142,13 @@ class RunProgress(_Progress):
     """Shows the runs of cases: a bar, or a line for each run that ends."""
 
     def __init__(
-        self, target: IO[str] | Console | None, *, first_reminder: float = FIRST_REMINDER_SECONDS
+        self,
+        stream: IO[str] | None = None,
+        *,
+        terminal: Console | None = None,
+        first_reminder: float = FIRST_REMINDER_SECONDS,
     ) -> None:
-        super().__init__(target, first_reminder=first_reminder)
+        super().__init__(stream, terminal=terminal, first_reminder=first_reminder)
         self._ended: list[tuple[int, RunResult]] = []
 
     @property
@@ -158,6 +162,8 @@ class RunProgress(_Progress):
         return len(self._ended)
 
     def _columns(self) -> tuple[ProgressColumn, ...]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
         text = TextColumn("{task.description}", markup=False)
         return BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), text
 
@@ -184,6 +190,8 @@ class StageProgress(_Progress):
     _printed: tuple[str, str] | None = None
 
     def _columns(self) -> tuple[ProgressColumn, ...]:
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
         text = TextColumn("{task.description}", markup=False)
         spent = TextColumn("{task.fields[spent]}", style="dim", markup=False)
         return SpinnerColumn(), text, TimeElapsedColumn(), spent
@@ -203,6 +211,8 @@ class CheckProgress(_Progress):
     """Shows what is being checked: a live line, or a line for what takes long."""
 
     def _columns(self) -> tuple[ProgressColumn, ...]:
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
         return SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
 
     def __call__(self, text: str) -> None:
@@ -218,9 +228,9 @@ P = TypeVar("P", bound=_Progress)
 def make_progress(kind: type[P], *, quiet: bool) -> P:
     """The display that fits stderr: none, a live line, or plain lines."""
     if quiet:
-        return kind(None)
+        return kind()
     if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
-        return kind(make_console(sys.stderr))
+        return kind(terminal=make_console(sys.stderr))
     return kind(sys.stderr)
 
 

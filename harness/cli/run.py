@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.backends import Observation
 from harness.cli.options import (
     REPORTS,
     AccumulateOption,
@@ -65,10 +64,10 @@ class Observe(StrEnum):
     """How to observe engines, as it is typed: `auto`, or an Observation."""
 
     AUTO = "auto"
-    NONE = Observation.NONE.value
-    TYPED = Observation.TYPED.value
-    DEBUG = Observation.DEBUG.value
-    PREFIX = Observation.PREFIX.value
+    NONE = "none"
+    TYPED = "typed"
+    DEBUG = "debug"
+    PREFIX = "prefix"
 
 
 ObserveOption = Annotated[
@@ -198,6 +197,7 @@ def run(
 
 
 def _options(observe: Observe, repeats: int, golden_update: bool, keep_outputs: bool) -> JudgeOptions:
+    from harness.backends import Observation
     from harness.judge import JudgeOptions
 
     return JudgeOptions(

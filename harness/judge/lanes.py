@@ -10,17 +10,20 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from harness.backends import sharing_cores
 from harness.case import Case, RunSpec
-from harness.cluster import CaseUnit, Cluster, Stage
+from harness.cluster import CaseUnit
 from harness.errors import UnitLostError
 from harness.judge.candidates import EMULATOR, NO_KERNELS, WITHOUT_ENGINE
 from harness.judge.judge import Judge, blank_result, failed_result
 from harness.judge.measurement import Idle, JudgeOptions
 from harness.judge.results import Cause, RunResult
 from harness.tensors import Precision
+
+if TYPE_CHECKING:
+    from harness.cluster import Cluster, Stage
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_the_precision_is_fp16_where_the_case_has_several(harness) -> None:
 
 def test_a_terminal_shows_one_line_that_disappears_at_the_end() -> None:
     stream = io.StringIO()
-    with StageProgress(Console(file=stream, force_terminal=True, width=120)) as live:
+    with StageProgress(terminal=Console(file=stream, force_terminal=True, width=120)) as live:
         live(ProgressEvent(Stage.CURE, "search the island", 12, 0, 5, ("b7_sq",), 3))
         live(ProgressEvent(Stage.OBSERVE, "build [with] marks", 12, 2))
     shown = stream.getvalue()
