@@ -123,10 +123,10 @@ class Outputs:
             check_folder(self.plot)
 
     def load_ahead(self) -> None:
-        """Load what draws pages in the background, once and if there will be one, while a worker is busy."""
+        """Load what draws a diagnosis in the background, once and if there will be one, while a worker is busy."""
         if self.pages and not self._ahead:
             self._ahead = True
-            threading.Thread(target=_load_pictures, name="load pictures", daemon=True).start()
+            threading.Thread(target=_load_page, name="load page", daemon=True).start()
 
     def check_plot(self, runs: int) -> None:
         """Raise UsageError if one picture is named for several runs."""
@@ -199,11 +199,11 @@ class Outputs:
             self.console.print(f"  files  {self.folder}: {names}", soft_wrap=True)
 
 
-def _load_pictures() -> None:
-    from harness.report import load_pictures
+def _load_page() -> None:
+    from harness.report import load_diagnosis_page
 
     with suppress(Exception):  # what is wrong with it is said where a page is drawn
-        load_pictures()
+        load_diagnosis_page()
 
 
 def write_json(path: Path, document: object) -> None:

@@ -5,12 +5,12 @@ from .conversion import check_text as check_text
 from .conversion import print_check as print_check
 from .diagnosis import diagnosis_markdown as diagnosis_markdown
 from .diagnosis import diagnosis_page as diagnosis_page
+from .diagnosis import load_diagnosis_page as load_diagnosis_page
 from .diagnosis import print_diagnosis as print_diagnosis
 from .drift import annotate as annotate
 from .drift import drift_markdown as drift_markdown
 from .drift import drift_page as drift_page
 from .drift import print_drift as print_drift
-from .figures import load_pictures as load_pictures
 from .figures import save_error_growth as save_error_growth
 from .quantization import pairs_markdown as pairs_markdown
 from .quantization import pairs_page as pairs_page

@@ -37,6 +37,12 @@ def render_page(template: str, *, scripts: tuple[str, ...] = (), **values: Any) 
     return _environment().get_template(template).render(made=made, scripts=loaded, **values)
 
 
+def load_template(template: str) -> None:
+    """Load `template` and those that it is made from, which takes as long as filling them."""
+    for name in (template, "page.html.j2", "macros.html.j2"):
+        _environment().get_template(name)
+
+
 def trusted(text: str) -> Markup:
     """Text that goes into a page as it is: our script, and pictures, in which matplotlib escapes every text."""
     from markupsafe import Markup

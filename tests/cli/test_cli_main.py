@@ -144,6 +144,43 @@ def test_without_arguments_the_help_is_shown_as_a_mistake() -> None:
     assert main([]) == 2
 
 
+@pytest.mark.parametrize(
+    "name", sorted(COMMANDS.keys() - {"quantize"})
+)  # whose formats and methods are its own
+def test_the_help_of_a_command_needs_no_model(name: str) -> None:
+    modules = imported_by(f"from harness.cli import main\nassert main([{name!r}, '--help']) == 0")
+    assert not modules & ({*HEAVY, "asyncio"} - {"pydantic"})
+
+
+PAGES = ("matplotlib", "jinja2")
+
+
+@pytest.mark.parametrize(
+    ("line", "more"),
+    [
+        ("run clean.case.yaml --json r.json", (*PAGES, "asyncio")),
+        ("run clean.case.yaml --html r.html", ("asyncio",)),
+        ("diagnose failing.case.yaml -p fp16 --json d.json", (*PAGES, "asyncio")),
+        ("diagnose failing.case.yaml -p fp16 --out out", ("asyncio",)),
+        ("check clean.case.yaml", PAGES),
+        ("check clean.case.yaml --html c.html", ("matplotlib",)),
+    ],
+)
+def test_a_command_imports_only_what_its_outputs_need(line: str, more, tiny_cases, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_cases("clean", "failing"))
+    modules = imported_by(f"from harness.cli import main\nassert main({line.split()!r}) in (0, 1)")
+    assert "onnxruntime" in modules
+    assert not modules & {
+        "pandas",
+        "pyarrow",
+        "sympy.core",
+        "torch",
+        "rich.progress",
+        "onnx.reference",
+        *more,
+    }
+
+
 def test_the_version_is_that_of_the_package(capsys) -> None:
     from importlib.metadata import version
 

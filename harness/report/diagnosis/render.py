@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
 from harness.report.diagnosis import words
-from harness.report.figures import error_growth_svg
-from harness.report.pages import render_page, trusted
+from harness.report.figures import error_growth_svg, load_pictures
+from harness.report.pages import load_template, render_page, trusted
 from harness.report.words import (
     LAYER_NUMBERS,
     escape,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.judge import OutputResult, RunResult
 
 
+TEMPLATE = "diagnosis.html.j2"
 _ALTERNATIVES = (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVerdict.SHAPE)
 """Verdicts of which one line of the advice is enough."""
 
@@ -109,6 +110,12 @@ def _outputs(diagnosis: Diagnosis) -> list[tuple[OutputResult, OutputResult | No
     return [(output, after.get((output.tensor, output.sample))) for output in before]
 
 
+def load_diagnosis_page() -> None:
+    """Load what `diagnosis_page` needs, which takes a second, before there is a diagnosis."""
+    load_template(TEMPLATE)
+    load_pictures()
+
+
 def diagnosis_page(diagnosis: Diagnosis) -> str:
     """The diagnosis as an HTML page, with the error growth before and, where it was measured, after."""
     runs = ((f"Before: at {diagnosis.precision}", diagnosis.before, ""), _after(diagnosis))
@@ -118,7 +125,7 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
         if result is not None and result.layers
     ]
     return render_page(
-        "diagnosis.html.j2",
+        TEMPLATE,
         diagnosis=diagnosis,
         words=words,
         commands=_commands(diagnosis),

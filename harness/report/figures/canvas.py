@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.history import DriftReport
 from harness.report.figures.layout import LABEL_HEIGHT, LEFT, MOST_NAMES, NAME_LENGTH, WIDTH
 from harness.text import shorten
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+    from harness.history import DriftReport
 
 # Okabe and Ito's palette: distinguished by readers with any of the common colour deficiencies.
 BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
