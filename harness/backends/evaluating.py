@@ -174,7 +174,6 @@ class Evaluating:
             build_seconds=sum(engine.build_seconds for engine in engines),
             engines=tuple(engines),
             skipped_marks=dict(self.skipped),
-            internal_tensors=len(self._internal),
             internal_names=tuple(sorted(self._internal)),
             warnings=(*self._store.supervisor.take_warnings(), *self._warnings),
         )

@@ -1,7 +1,7 @@
 """What is known of an engine beside the tensors that it computes: the same types in the worker, the host and JSON."""
 
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple, Union
+from typing import ClassVar, Dict, Optional, Tuple, Union
 
 from .kernels import KernelList
 from .names import is_copy, is_region
@@ -170,8 +170,7 @@ class EngineFacts:
         layer_ms: by layer, median milliseconds; empty if layers were not timed.
         engines: all engines of the evaluation.
         skipped_marks: by tensor, why it was not observed.
-        internal_tensors: how many debug tensors have no ONNX name.
-        internal_names: the engine's names of them.
+        internal_names: the engine's names of debug tensors that have no ONNX name.
         warnings: what the person should know.
         pins: the pins that it was built with; None without.
     """
@@ -191,7 +190,13 @@ class EngineFacts:
     layer_ms: Dict[str, float] = field(default_factory=dict)
     engines: Tuple[BuiltEngine, ...] = ()
     skipped_marks: Dict[str, str] = field(default_factory=dict)
-    internal_tensors: int = 0
     internal_names: Tuple[str, ...] = field(default=(), metadata={"json": "unless default"})
     warnings: Tuple[str, ...] = ()
     pins: Optional[PinnedTactics] = field(default=None, metadata={"json": "unless default"})
+
+    ALSO_IN_JSON: ClassVar[Tuple[str, ...]] = ("internal_tensors",)
+
+    @property
+    def internal_tensors(self) -> int:
+        """How many debug tensors have no ONNX name."""
+        return len(self.internal_names)

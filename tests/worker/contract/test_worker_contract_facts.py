@@ -47,7 +47,6 @@ UNREAD = {
     "LayerInfo.output_dtypes": IN_JSON,
     "LayerInfo.tactic_id": IN_JSON,
     "Latency.n": IN_JSON,
-    "EngineFacts.internal_tensors": IN_JSON,
     "EngineFacts.internal_names": IN_JSON,
     "Choice.milliseconds": IN_PINS,
     "TacticReport.contradicted": IN_PINS,
