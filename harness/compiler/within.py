@@ -26,9 +26,18 @@ from onnx_ir import TensorProtocol
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_recurrent, rounds_products
 from harness.tensors import Precision
-from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList, Work, operations_in
+from harness.worker.protocol import (
+    CAST,
+    DIVISION,
+    EXACT,
+    TENSORRT_RTX,
+    Kernel,
+    KernelList,
+    Work,
+    fused_behind,
+    operations_in,
+)
 
-_MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
 RECIPROCALS_BEFORE = (1, 6)
 """The release since which a division by a constant is one."""
 
@@ -133,9 +142,10 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
 def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Iterator[str]:
     """What is not rounded in a kernel that begins with a product: one row, and what is converted to FP32 in the end."""
     operations = operations_of(kernel)
-    if operations[:1] not in (("Corr",), ("Fc",)) or len(operations) < 2 or not nodes:
+    product = fused_behind(operations)
+    if product is None or len(operations) < 2 or not nodes:
         return
-    if operations[-1] == "Cast" and (operations[0] == "Fc" or operations == ("Corr", "Cast")):
+    if operations[-1] == CAST and (product is Work.MATRIX_PRODUCT or len(operations) == 2):
         yield from max(nodes, key=lambda node: node.index).outputs
     for node in nodes:
         if node.op in _PRODUCTS and _is_one_row(node, model):
@@ -184,13 +194,14 @@ def _is_one_row(node: NodeInfo, model: Model) -> bool:
 def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str) -> dict[str, bool]:
     """The nodes that generated code computes in several steps. It contracts a multiplication and an addition, unless
     they are fused behind a product."""
-    contracts = operations_of(kernel)[:1] not in (("Corr",), ("Fc",))
+    operations = operations_of(kernel)
+    contracts = fused_behind(operations) is None
     known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
     known["LayerNormalization"] = True
     since = tuple(map(int, release.split(".")[:2]))
-    if since < RECIPROCALS_BEFORE and "Div" not in operations_of(kernel):
+    if since < RECIPROCALS_BEFORE and DIVISION not in operations:
         known["Div"] = True
-    if since < WIDE_NORMS_SINCE and "Cast" not in operations_of(kernel)[1:-1]:
+    if since < WIDE_NORMS_SINCE and CAST not in operations[1:-1]:
         known["ReduceL2"] = True
     return {
         node.name: known[node.op]
@@ -217,7 +228,8 @@ def operations_of(kernel: Kernel) -> tuple[str, ...]:
 
 def _is_converted(kernel: Kernel) -> bool:
     operations = operations_of(kernel)
-    return operations[:1] == ("Fc",) and operations[-1:] == ("Cast",) and _MOVES.issuperset(operations[1:-1])
+    begins = fused_behind(operations) is Work.MATRIX_PRODUCT
+    return begins and operations[-1:] == (CAST,) and EXACT.issuperset(operations[1:-1])
 
 
 def _free_logits(nodes: Sequence[NodeInfo], model: Model) -> NodeInfo | None:

@@ -11,7 +11,7 @@ from harness.compiler import GraphView, Kind
 from harness.conversion.findings import Finding, FoundBy, NodeFate
 from harness.model import LOW_DTYPE, PRODUCTS, Model
 from harness.tensors import Precision
-from harness.worker.protocol import Kernel, KernelList, Work
+from harness.worker.protocol import MOVES, Kernel, KernelList, Work
 
 QUANTIZED = frozenset({"int8", "int4", "float8_e4m3fn", "float4_e2m1fn"})
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -211,9 +211,6 @@ class Movement:
     regions: int
 
 
-_MOVES = frozenset({"Cast", "Move", "Resh", "Tran", "Copy", "Slic", "Conc"})
-
-
 def movement(listed: KernelList, fates: tuple[NodeFate, ...]) -> Movement:
     """How many kernels move data alone."""
     ops = {fate.node: fate.op for fate in fates}
@@ -224,6 +221,6 @@ def movement(listed: KernelList, fates: tuple[NodeFate, ...]) -> Movement:
             regions += 1
         elif inside and inside <= _QDQ:
             quantizers += 1
-        elif kernel.work is Work.MOVEMENT or (kernel.operations and set(kernel.operations) <= _MOVES):
+        elif kernel.work is Work.MOVEMENT or (kernel.operations and MOVES.issuperset(kernel.operations)):
             casts += 1
     return Movement(casts, quantizers, regions)

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING
 from harness.case import Case, one_or_more
 from harness.errors import HistoryError, UsageError
 from harness.golden import golden_root, refuse_in_ci
-from harness.history.judgement import (
-    DriftReport,
-    Pair,
-    Waivers,
-    compare_pairs,
-    pairs_of,
-    waivers_of,
-)
+from harness.history.judgement import DriftReport, Pair, Waivers, compare_pairs, pairs_of, waivers_of
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
 from harness.history.store import NAMES, RunInfo, found, list_runs, place_of, read_info, read_runs
 from harness.history.types import Floors, OlderSide

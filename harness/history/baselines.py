@@ -11,13 +11,7 @@ from typing import TypeVar
 import pandas as pd
 
 from harness.golden import Baseline, BaselineEngine, BaselineProvenance, BaselineStore, BaselineTensor, sm_of
-from harness.history.judgement import (
-    BaselineNote,
-    BaselineState,
-    BaselineUpdate,
-    RunDrift,
-    baseline_text,
-)
+from harness.history.judgement import BaselineNote, BaselineState, BaselineUpdate, RunDrift, baseline_text
 from harness.history.store import NAMES, Row
 from harness.history.types import UNMOVED, CaseRun, DriftStatus, RowKind, worst_status
 from harness.judge import Verdict

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 
+import harness
 from harness.worker.adapter.inspection import inspector, kernels
-from harness.worker.protocol import Kernel, KernelList, KernelTensor, from_plain
+from harness.worker.protocol import (
+    CAST,
+    DIVISION,
+    MOVES,
+    Kernel,
+    KernelList,
+    KernelTensor,
+    Work,
+    from_plain,
+    fused_behind,
+)
 
 DATA = Path(__file__).with_name("data")
 
@@ -142,3 +154,50 @@ def test_the_list_of_the_last_engine_counts_and_other_messages_do_not() -> None:
         log.add((DATA / f"{name}.log").read_text())
     log.add("Adding 1 engine(s) to plan file.")
     assert log.kernels() == read("dynamic-batch-fp16-1.7.1.116")
+
+
+PRODUCT, CONVOLUTION = Work.MATRIX_PRODUCT, Work.CONVOLUTION
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        ("attention-fp16-1.6.1.120", {"FcAdd": PRODUCT, "FcAddMulCastErfCastAddMulMul": PRODUCT}),
+        ("quantised-conv-fp16-1.7.1.116", {"FcAddCast": PRODUCT}),
+        (
+            "dynamic-batch-fp16-1.7.1.116",
+            {"CorrMulAddRelu": CONVOLUTION, "FcAddRelu": PRODUCT, "FcAddCast": PRODUCT},
+        ),
+    ],
+)
+def test_of_generated_code_what_is_fused_behind_a_product_is_known(
+    name: str, products: dict[str, Work]
+) -> None:
+    found = {"".join(kernel.operations): fused_behind(kernel.operations) for kernel in read(name)}
+    assert {operations: work for operations, work in found.items() if work is not None} == products
+
+
+def test_conversions_divisions_and_moves_are_known_by_their_words() -> None:
+    listed = [*read("attention-fp16-1.6.1.120"), *read("if-branches-fp16-1.4.0.76")]
+    assert ["".join(kernel.operations) for kernel in listed if kernel.operations[-1:] == (CAST,)] == [
+        *("Cast", "Cast", "FcAddCast")
+    ]
+    divided = [kernel for kernel in listed if DIVISION in kernel.operations]
+    assert {node for kernel in divided for node in kernel.onnx_nodes if "norm" in node} == {
+        *("l0_ln1_norm", "l0_ln2_norm")
+    }
+    alone = [kernel.name for kernel in listed if kernel.operations and MOVES.issuperset(kernel.operations)]
+    assert alone == ["__myl_Cast_myl0_1", "__myl_Cast_myl0_3"]
+
+
+def test_one_module_reads_the_words_of_kernels() -> None:
+    spellings = {"Fc", "Corr", "Tran", "Resh", "Slic", "Conc", "kgen", "correlation", "gemm"}
+    package = Path(harness.__file__).parent
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and (node.value in spellings or str(node.value).startswith("__myl_"))
+    }
+    assert found == {"worker/protocol/names.py"}

@@ -1,13 +1,7 @@
 """Scatter, gather, top K, one-hot, slices and the like: what is selected, and where it is written."""
 
 from harness.compiler.facts import RTX, Kind, Releases
-from harness.compiler.rules.types import (
-    ALSO_TENSORRT,
-    DOCUMENTED,
-    MEASURED,
-    MEASURED_AND_DOCUMENTED,
-    Rule,
-)
+from harness.compiler.rules.types import ALSO_TENSORRT, DOCUMENTED, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 from harness.worker.protocol import TENSORRT
 

@@ -17,12 +17,7 @@ from harness.comparison import find_origins
 from harness.errors import HarnessError
 from harness.history.judgement.builds import Builds, OutputRow, builds_of
 from harness.history.judgement.engines import EngineDrift, judge_engines
-from harness.history.judgement.outcome import (
-    FewerBuilds,
-    Incomparable,
-    UnjudgedBuild,
-    failed_releases,
-)
+from harness.history.judgement.outcome import FewerBuilds, Incomparable, UnjudgedBuild, failed_releases
 from harness.history.judgement.report import DriftReport, RunDrift
 from harness.history.judgement.structure import compare_structures, judge_compiled
 from harness.history.judgement.tensors import (

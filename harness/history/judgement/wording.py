@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
 from harness.history.judgement.builds import BuildOutcome
-from harness.history.judgement.outcome import (
-    BaselineState,
-    FewerBuilds,
-    Incomparable,
-    UnjudgedBuild,
-)
+from harness.history.judgement.outcome import BaselineState, FewerBuilds, Incomparable, UnjudgedBuild
 from harness.history.judgement.steps import Series
 from harness.history.judgement.structure import ChangeKind, StructureChange
 from harness.history.judgement.tensors import JudgedTensor

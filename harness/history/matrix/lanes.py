@@ -24,14 +24,7 @@ from harness.history.matrix.emulated import is_emulated
 from harness.history.matrix.options import Build, DriftOptions
 from harness.history.matrix.recording import RecordingCandidates
 from harness.history.store import CaseHashes, Recording, Row, common_columns, rows_of
-from harness.judge import (
-    Judge,
-    JudgeOptions,
-    RunResult,
-    Workbench,
-    blank_result,
-    failed_result,
-)
+from harness.judge import Judge, JudgeOptions, RunResult, Workbench, blank_result, failed_result
 from harness.tensors import hash_feeds
 
 

@@ -36,24 +36,8 @@ from harness.history.matrix.lanes import (
     opened_lanes,
 )
 from harness.history.matrix.options import DriftOptions, check_releases
-from harness.history.store import (
-    MatrixPlan,
-    Recording,
-    RunInfo,
-    RunWriter,
-    hash_case,
-    opened,
-    read_info,
-)
-from harness.judge import (
-    Judge,
-    Progress,
-    ProgressEvent,
-    RunResult,
-    Verdict,
-    fingerprint_of,
-    side_by_side,
-)
+from harness.history.store import MatrixPlan, Recording, RunInfo, RunWriter, hash_case, opened, read_info
+from harness.judge import Judge, Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
 from harness.text import command
 
 PARTS_A_WORKER = 3

@@ -54,10 +54,16 @@ from .messages import SaveCache as SaveCache
 from .messages import Shutdown as Shutdown
 from .messages import message_from_json as message_from_json
 from .messages import message_to_json as message_to_json
+from .names import CAST as CAST
+from .names import DIVISION as DIVISION
+from .names import EXACT as EXACT
+from .names import MOVES as MOVES
 from .names import Work as Work
 from .names import accumulates_in as accumulates_in
+from .names import fused_behind as fused_behind
 from .names import holds_casts as holds_casts
 from .names import is_compiled as is_compiled
+from .names import is_mover as is_mover
 from .names import is_region as is_region
 from .names import kind_of as kind_of
 from .names import operations_in as operations_in

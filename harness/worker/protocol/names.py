@@ -33,8 +33,20 @@ _WORKS = {
     "reformat": Work.MOVEMENT,
     "noop": Work.MOVEMENT,
 }
+#: Layers of engines that move data and compute nothing.
+_MOVERS = frozenset(
+    (
+        *("reformat", "noop", "constant", "shuffle", "slice", "concat", "concatenation", "copy", "gather"),
+        *("cast", "identity", "signal", "wait", "shapehosttodevice", "devicetoshapehost", "shape"),
+        *("squeeze", "unsqueeze", "reshape", "move"),
+    )
+)
 #: By the operation that other code is fused with.
 _FUSIONS = {"Fc": Work.MATRIX_PRODUCT, "Corr": Work.CONVOLUTION}
+#: Operations of generated code: a conversion, a division, those that make no new numbers, and those that only move.
+CAST, DIVISION = "Cast", "Div"
+EXACT = frozenset(("Relu", "Tran", "Resh", "Move"))
+MOVES = frozenset((CAST, "Move", "Resh", "Tran", "Copy", "Slic", "Conc"))
 _ATTENTION = re.compile(r"_gem[mv]_mha_")
 _GENERATED_NAME = "__myl_"
 #: Generated code is named after what it does: `__myl_CastMeanSubMul_myl0_0`; code written for a pattern is not.
@@ -85,6 +97,16 @@ def work_of(name: str, kind: str, operations: Tuple[str, ...]) -> Work:
     if kind.startswith(_GENERATED_NAME):  # of operations that its name does not tell
         return Work.GENERATED
     return _WORKS.get(kind.lower(), Work.OTHER)
+
+
+def is_mover(kind: str) -> bool:
+    """Whether a layer moves data and computes nothing."""
+    return kind.lower() in _MOVERS
+
+
+def fused_behind(operations: Tuple[str, ...]) -> Optional[Work]:
+    """The product that generated code begins with; None if it begins with none."""
+    return _FUSIONS.get(operations[0]) if operations else None
 
 
 def kind_of(name: str, kind: str) -> str:

@@ -8,15 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from harness.conversion.cures.building import (
-    Inapplicable,
-    Ops,
-    along,
-    constant_of,
-    given,
-    rank,
-    read,
-)
+from harness.conversion.cures.building import Inapplicable, Ops, along, constant_of, given, rank, read
 
 FLOAT, INT32, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8
 

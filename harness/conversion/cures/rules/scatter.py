@@ -8,16 +8,7 @@ from itertools import repeat
 import numpy as np
 import onnx_ir as ir
 
-from harness.conversion.cures.building import (
-    Inapplicable,
-    Ops,
-    Size,
-    given,
-    known_sizes,
-    rank,
-    read,
-    sizes,
-)
+from harness.conversion.cures.building import Inapplicable, Ops, Size, given, known_sizes, rank, read, sizes
 
 #: Elements of a mask beyond which a product does the sums instead.
 LARGEST_MASK = 1 << 24

@@ -10,16 +10,17 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 from collections import Counter
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision, holds_casts, is_compiled, is_region
-
-#: Engine layers that move data and compute nothing.
-_MOVERS = frozenset(
-    (
-        *("reformat", "noop", "constant", "shuffle", "slice", "concat", "concatenation", "copy", "gather"),
-        *("cast", "identity", "signal", "wait", "shapehosttodevice", "devicetoshapehost", "shape"),
-        *("squeeze", "unsqueeze", "reshape", "move"),
-    )
+from ...protocol import (
+    BuildRequest,
+    Fault,
+    LayerInfo,
+    RealisedPrecision,
+    holds_casts,
+    is_compiled,
+    is_mover,
+    is_region,
 )
+
 _LOWERED = ("fp16", "bf16", "fp8", "int8")
 
 
@@ -81,9 +82,8 @@ def check_realised(
 
 
 def _computes(layer: LayerInfo) -> bool:
-    if layer.precision is None or layer.kind is None:
-        return False
-    return layer.kind.lower() not in _MOVERS and not layer.is_copy
+    known = layer.precision is not None and layer.kind is not None
+    return known and not is_mover(str(layer.kind)) and not layer.is_copy
 
 
 def _within(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
