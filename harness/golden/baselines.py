@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from harness.errors import GoldenError
 from harness.golden.store import folder_of, refuse_in_ci
@@ -54,6 +54,12 @@ class BaselineTensor(_Frozen):
     errors: tuple[Number, ...]
     passed: tuple[bool, ...]
     hashes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _same_builds(self) -> Self:
+        if not len(self.errors) == len(self.passed) == len(self.hashes):
+            raise ValueError("errors, passed and hashes are not of the same builds")
+        return self
 
 
 class BaselineEngine(_Frozen):

@@ -29,14 +29,7 @@ from harness.backends import (
     chunks,
     tensor_sizes,
 )
-from harness.case import (
-    Case,
-    FileFill,
-    ModelSource,
-    call_torch,
-    make_feeds,
-    read_samples,
-)
+from harness.case import Case, FileFill, ModelSource, call_torch, make_feeds, read_samples
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import HarnessError
 from harness.golden import GoldenStatus, check_golden

@@ -207,6 +207,18 @@ class TestFiles:
         with pytest.raises(GoldenError, match="'1/logits' are not those described"):
             store.check("mlp", PROVENANCE, outputs)
 
+    @pytest.mark.parametrize(("name", "value"), [("dtype", "float16"), ("shape", [4, 9]), ("sha256", "0")])
+    def test_a_description_that_is_not_of_the_values(
+        self, store: GoldenStore, outputs: Outputs, name: str, value: object
+    ) -> None:
+        store.update("mlp", PROVENANCE, outputs)
+        path = store.root / "mlp" / "reference.json"
+        document = json.loads(path.read_text())
+        document["outputs"][0][name] = value
+        path.write_text(json.dumps(document))
+        with pytest.raises(GoldenError, match="'0/logits' are not those described"):
+            store.check("mlp", PROVENANCE, outputs)
+
     @pytest.mark.parametrize("case", ["", "..", ".hidden", "a/b", "a\\b"])
     def test_a_name_never_leaves_the_folder(self, store: GoldenStore, outputs: Outputs, case: str) -> None:
         with pytest.raises(GoldenError, match="name of a folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from pathlib import Path
@@ -157,6 +158,25 @@ def test_a_damaged_baseline_is_named(tiny_cases, drift, path: Path) -> None:
     drift(CALM, baseline_update=True)
     path.write_text(path.read_text()[:-30])
     with pytest.raises(GoldenError, match=r"damaged.*fp16\.json|fp16\.json.*damaged"):
+        drift(CALM)
+
+
+@pytest.mark.parametrize("value", [None, [], [True], {}, "x", 3])
+@pytest.mark.parametrize("name", ["errors", "passed", "hashes", "tensor", "sample"])
+def test_a_damaged_value_of_a_baseline_is_one_error_or_still_a_baseline(
+    tiny_cases, drift, path: Path, name: str, value: object
+) -> None:
+    tiny_cases("clean")
+    drift(CALM, baseline_update=True)
+    document = json.loads(path.read_text())
+    document["tensors"][0][name] = value
+    path.write_text(json.dumps(document))
+    allowed = {"tensor": value == "x", "sample": value == 3}
+    with (
+        contextlib.nullcontext()
+        if allowed.get(name)
+        else pytest.raises(GoldenError, match=r"fp16\.json: the baseline is damaged")
+    ):
         drift(CALM)
 
 

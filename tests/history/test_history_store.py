@@ -28,7 +28,7 @@ from harness.history.store.files import (
     list_runs,
     opened,
 )
-from harness.history.store.schema import COLUMNS, METADATA_KEY, NAMES, NEEDED, Row, arrow_schema
+from harness.history.store.schema import COLUMNS, METADATA_KEY, NAMES, NEEDED, Column, Row, arrow_schema
 from harness.history.types import RowKind
 from harness.judge import MadeWith
 from harness.tensors import to_json
@@ -37,8 +37,20 @@ PLAN = MatrixPlan(releases=("old", "new"), repeats=3, cases={"net": "abc"}, comm
 TIME = datetime.datetime(2026, 1, 31, 2, 3, 4, tzinfo=datetime.UTC)
 
 
+PLACE: dict[str, Any] = {
+    "run": "r",
+    "case": "net",
+    "precision": "fp16",
+    "release": "old",
+    "build": 0,
+    "kind": RowKind.LAYER,
+    "sample": -1,
+}
+"""What no row may lack."""
+
+
 def row(case: str = "net") -> Row:
-    return Row(run="r", time=TIME, case=case, release="old", kind=RowKind.LAYER, error=1.5e-3)
+    return Row(time=TIME, error=1.5e-3, **PLACE | {"case": case})
 
 
 def write_run(folder: Path, *cases: str, plan: MatrixPlan = PLAN) -> str:
@@ -75,14 +87,19 @@ def test_every_value_survives(tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "text": "β/layer:0", "time": TIME, "integer": 2**40, "number": 0.25, "flag": True, "texts": ["t1", "t2"]
     }  # fmt: skip
+    read = {"inputs": '["x=4"]', "why": '{"cause":null,"detail":"β"}', "structure": "[]"}
+
+    def value(column: Column) -> Any:
+        return {**PLACE, **read}.get(column.name, values[column.kind])
+
     with RunWriter(tmp_path, PLAN) as writer:
-        writer.write("one", [Row(**{column.name: values[column.kind] for column in COLUMNS}), Row()])
+        writer.write("one", [Row(**{column.name: value(column) for column in COLUMNS}), Row(**PLACE)])
         writer.finish(MadeWith())
     frame = harness.load_history(tmp_path)
     for column in COLUMNS:
         found = frame[column.name][0]
-        assert (list(found) if column.kind == "texts" else found) == values[column.kind], column.name
-        assert frame[column.name].isna()[1]
+        assert (list(found) if column.kind == "texts" else found) == value(column), column.name
+        assert frame[column.name].isna()[1] == (column.name not in PLACE)
 
 
 def test_columns_are_documented_and_the_schema_is_theirs() -> None:

@@ -26,15 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case.functions import calls, frames
-from harness.case.functions.messages import (
-    Call,
-    Filter,
-    Raised,
-    Reply,
-    Request,
-    Returned,
-    Warned,
-)
+from harness.case.functions.messages import Call, Filter, Raised, Reply, Request, Returned, Warned
 from harness.case.functions.state import State
 from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place

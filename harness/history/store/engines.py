@@ -64,7 +64,16 @@ def read_layers(structure: str) -> tuple[BuiltLayer, ...]:
     Raises:
         ValueError: it is not what `write_layers` writes.
     """
-    return tuple(from_json(BuiltLayer, layer) for layer in json.loads(structure))
+    return from_json(tuple[BuiltLayer, ...], json.loads(structure))
+
+
+def read_inputs(inputs: str) -> tuple[str, ...]:
+    """The shapes that a bare model was given, from the column `inputs`.
+
+    Raises:
+        ValueError: it is not a list of texts.
+    """
+    return from_json(tuple[str, ...], json.loads(inputs))
 
 
 def write_reason(reason: RunReason) -> str | None:
@@ -149,7 +158,7 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
             why=read_reason(why),
             evidence=() if evidence is None else tuple(evidence),
             case_path=path,
-            inputs=() if inputs is None else tuple(json.loads(inputs)),
+            inputs=() if inputs is None else read_inputs(inputs),
             tensorrt=None if product == TENSORRT_RTX else tensorrt,
             faithful=None if faithful is None else bool(faithful),
             layers=None if structure is None else read_layers(structure),

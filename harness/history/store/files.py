@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HistoryError
+from harness.history.store.cells import check_cells
 from harness.history.store.places import exists, found, is_store, parts_folder, put, readable
 from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
 from harness.history.types import CacheUse, LayerBuilds
@@ -379,14 +380,20 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with readable(path) as source, ParquetFile(source, memory_map=not is_store(path)) as file:
+        with (
+            readable(path) as source,
+            ParquetFile(source, memory_map=not is_store(path), page_checksum_verification=True) as file,
+        ):
             if lost := [name for name in columns if name not in file.schema_arrow.names]:
                 read_info(path)  # a part of another schema says so
                 raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
             table, wanted = file.read(columns=list(columns)).select(list(columns)), _schema(columns)
-            return table if table.schema.types == wanted.types else table.cast(wanted)
+            table = table if table.schema.types == wanted.types else table.cast(wanted)
+            table.validate(full=True)
     except (OSError, ArrowException) as error:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
+    check_cells(table, path)
+    return table
 
 
 def _write(table: pa.Table, path: Path, info: RunInfo) -> None:
@@ -395,11 +402,11 @@ def _write(table: pa.Table, path: Path, info: RunInfo) -> None:
     described = table.replace_schema_metadata({METADATA_KEY: json.dumps(to_json(info), ensure_ascii=False)})
     if is_store(path):
         buffer = io.BytesIO()
-        write_table(described, buffer, compression=_COMPRESSION)
+        write_table(described, buffer, compression=_COMPRESSION, write_page_checksum=True)
         put(path, buffer.getvalue())
         return
     with atomic_path(path) as temporary:
-        write_table(described, temporary, compression=_COMPRESSION)
+        write_table(described, temporary, compression=_COMPRESSION, write_page_checksum=True)
 
 
 @contextlib.contextmanager

@@ -60,6 +60,11 @@ class RunReason:
     compiled: CompileReport | None = field(default=None, metadata=UNLESS_DEFAULT)
     error: RunError | None = field(default=None, metadata=UNLESS_DEFAULT)
 
+    def __post_init__(self) -> None:
+        needed = None if self.cause is None else _NEEDS.get(self.cause)
+        if needed is not None and not getattr(self, needed):
+            raise ValueError(f"{self.cause} lacks {needed!r}, which it is about")
+
     @classmethod
     def of_outputs(cls, outputs: Sequence[OutputResult]) -> RunReason:
         """What the gates of `outputs` say."""
@@ -146,6 +151,13 @@ def _error(reason: RunReason) -> str:
     return str(reason.error or "")
 
 
+_NEEDS = {
+    Cause.GATE_FAILED: "output",
+    Cause.SCORE: "scores",
+    Cause.SHAPE: "shape",
+    Cause.NOT_BUILT: "compiled",
+}
+"""The field that the words of a cause are of."""
 _WORDS: dict[Cause, Callable[[RunReason], str]] = {
     Cause.GATES_HOLD: _and_choices,
     Cause.GATE_FAILED: _of_builds(_gate_failed),

@@ -13,13 +13,7 @@ from harness.judge.results.provenance import Accumulators, ComparedWith, Emulati
 from harness.judge.results.reasons import RunReason
 from harness.judge.results.scores import Score
 from harness.judge.results.shapes import ShapeResult
-from harness.judge.results.tensors import (
-    LayerResult,
-    Observed,
-    OutputResult,
-    Region,
-    worst_of,
-)
+from harness.judge.results.tensors import LayerResult, Observed, OutputResult, Region, worst_of
 from harness.judge.results.verdicts import Cause, Judged, RunError, Verdict
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
