@@ -147,7 +147,7 @@ class ByHand:
         self.context.report(Stage.PREDICT, "measure what the tensors hold")
         bench = self.subject.bench
         found = {}
-        for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
+        for chunk in bench.memory.chunks(bench.model.float_tensors, copies=COPIES):
             runs = [bench.reference.run(feeds, chunk) for feeds in bench.feeds]
             for name in chunk:
                 found[name] = TensorRange.of(name, [run[name] for run in runs], self.subject.precision)

@@ -120,7 +120,7 @@ def measure_layers(
             lowered = [name for name in beside.units(precision) if name not in plan.islands]
             chosen = bench.choices.of_emulator(precision, sample, lowered, beside)
         own = chosen is None and bench.reference is bench.itself
-        for chunk in bench.tensor_chunks(wanted, copies=COPIES):
+        for chunk in bench.memory.chunks(wanted, copies=COPIES):
             computed = Computed(observed, failures)
             reference = (
                 bench.reference_tensors(sample, chunk, copies=COPIES)

@@ -215,7 +215,7 @@ class Measurement:
         if not self.options.layers or who is not bench.emulator or not who.units(self.spec.precision):
             return False
         copies = COPIES * len(bench.feeds)
-        return len(bench.tensor_chunks(bench.layers_of(who), copies=copies)) == 1
+        return len(bench.memory.chunks(bench.layers_of(who), copies=copies)) == 1
 
     def _repeated(self) -> Samples:
         """Build the unobserved engine several times: the outputs of the first."""

@@ -107,7 +107,7 @@ def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
     before = bench.model.own_tensors
     elements, sizes, largest = dict.fromkeys(before, 0), dict.fromkeys(before, 0), dict.fromkeys(before, 0.0)
     for feeds in bench.feeds:
-        for chunk in bench.tensor_chunks(tuple(before), copies=COPIES):
+        for chunk in bench.memory.chunks(tuple(before), copies=COPIES):
             found = bench.itself.run(feeds, tuple(dict.fromkeys([*chunk, *(before[name] for name in chunk)])))
             for name in chunk:
                 wide, own = found[before[name]], found[name]
@@ -171,7 +171,7 @@ def _quantizers(bench: Bench) -> tuple[tuple[Saturation, ...], tuple[Vanishing, 
     }
     watched = {name: _Watched(node) for name, node in quantizers.items()}
     for sample, feeds in enumerate(bench.feeds):
-        for chunk in bench.tensor_chunks(tuple(quantizers), copies=8 * COPIES):
+        for chunk in bench.memory.chunks(tuple(quantizers), copies=8 * COPIES):
             nodes = [quantizers[name] for name in chunk]
             found = _read(bench, feeds, [name for node in nodes for name in node.input if name])
             for name, node in zip(chunk, nodes, strict=True):

@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.backends import Answers, DoubleReference, Emulator, Reference
 from harness.errors import InputDataError, ModelError, ReferenceNotFiniteError, ReferenceNotReproducibleError
+from harness.judge.memory import TensorMemory
 from harness.model import Model, Part, needed_nodes
 
 CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
@@ -75,8 +76,9 @@ class Bench(Protocol):
     def parts_of(self, tensor: str, sample: int) -> tuple[Part, ...]:
         """The tensors that were joined in another one."""
 
-    def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> Iterable[tuple[str, ...]]:
-        """`tensors` in chunks that fit into memory."""
+    @property
+    def memory(self) -> TensorMemory:
+        """Which tensors are in memory."""
 
 
 def check_finite(bench: Bench, feeds: Tensors, outputs: Tensors, own: Callable[[str], str | None]) -> None:
@@ -126,7 +128,7 @@ def _entries(
     tensors = [name for name in written if model.dtypes.get(name) == "float32" or name in model.own_tensors]
     broken: dict[str, None] = {}
     nan: str | None = None
-    for chunk in bench.tensor_chunks(tensors, copies=1):
+    for chunk in bench.memory.chunks(tensors, copies=1):
         values = bench.reference.run(feeds, chunk)
         broken |= dict.fromkeys(name for name in chunk if not np.isfinite(values[name]).all())
         nan = nan or next((name for name in chunk if np.isnan(values[name]).any()), None)

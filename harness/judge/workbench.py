@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -26,7 +25,6 @@ from harness.backends import (
     SavedCandidate,
     SavedTensors,
     check_feeds,
-    chunks,
     tensor_sizes,
 )
 from harness.case import Case, FileFill, ModelSource, call_torch, make_feeds, read_samples
@@ -34,6 +32,7 @@ from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import HarnessError
 from harness.golden import GoldenStatus, check_golden
 from harness.judge.losses import OwnRoundings
+from harness.judge.memory import TensorMemory
 from harness.judge.own_roundings import find_flips, find_overflows, is_sound_without, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
@@ -89,7 +88,6 @@ class Workbench:
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
         self._flips: dict[Precision, tuple[Mapping[str, np.ndarray], ...]] = {}
-        self._observed: dict[tuple[Hashable, ...], list[Mapping[str, np.ndarray]]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
         self._emulated: dict[tuple[Assumed, Precision, int], Computed] = {}
@@ -385,47 +383,31 @@ class Workbench:
             tensors = tuple(name for name in written if model.dtypes.get(name) in FLOATS)
         return tensors
 
-    def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> list[tuple[str, ...]]:
-        """`tensors` in chunks of which `copies` of each tensor fit the memory budget together."""
-        return list(chunks(tensors, self._sizes, self.memory_budget // copies))
+    @cached_property
+    def memory(self) -> TensorMemory:
+        """Which tensors are in memory."""
+        return TensorMemory(tensor_sizes(self.model, self.feeds[0]), self.memory_budget)
 
     def reference_tensors(
         self, sample: int, tensors: tuple[str, ...], *, copies: int
     ) -> Mapping[str, np.ndarray]:
         """What the reference computes inside; kept for whoever asks again as long as `copies` fit the memory budget."""
-        key = ("reference", sample)
-        return self._kept(key, tensors) or self._keep(
-            key, self.reference.run(self.feeds[sample], tensors), self.memory_budget // copies
-        )
+
+        def compute() -> Computed:
+            return Computed(self.reference.run(self.feeds[sample], tensors))
+
+        key, most = ("reference", sample), self.memory_budget // copies
+        return self.memory.recall(key, tensors, compute, most=most).tensors
 
     def emulated_tensors(
         self, emulator: Emulator, precision: Precision, sample: int, tensors: tuple[str, ...], *, keep: int
     ) -> Computed:
         """What an emulator computes inside with everything lowered; kept if all that is has at most `keep` bytes."""
-        key = (emulator, precision, sample)
-        kept = self._kept(key, tensors)
-        if kept is not None:
-            return Computed(kept)
-        found = emulator.attempt(self.feeds[sample], precision, tensors=tensors)
-        if not found.failures:
-            self._keep(key, found.tensors, keep)
-        return found
 
-    def _kept(self, key: tuple[Hashable, ...], tensors: tuple[str, ...]) -> Mapping[str, np.ndarray] | None:
-        """`tensors` of what is kept under `key`, if they are among it."""
-        for values in self._observed.get(key, ()):
-            if all(name in values for name in tensors):
-                return {name: values[name] for name in tensors}
-        return None
+        def compute() -> Computed:
+            return emulator.attempt(self.feeds[sample], precision, tensors=tensors)
 
-    def _keep(
-        self, key: tuple[Hashable, ...], values: Mapping[str, np.ndarray], most: int
-    ) -> Mapping[str, np.ndarray]:
-        """`values`, kept under `key` unless there are more than `most` bytes of such then."""
-        kept = (values, *itertools.chain.from_iterable(self._observed.values()))
-        if sum(value.nbytes for each in kept for value in each.values()) <= most:
-            self._observed.setdefault(key, []).append(values)
-        return values
+        return self.memory.recall((emulator, precision, sample), tensors, compute, most=keep)
 
     @property
     def without_kernel(self) -> frozenset[str]:
@@ -449,11 +431,8 @@ class Workbench:
         for emulator in self._emulators.values():
             emulator.close()
         self._emulators.clear()
-        self._observed.clear()
-
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return tensor_sizes(self.model, self.feeds[0])
+        if "memory" in self.__dict__:
+            self.memory.clear()
 
 
 def _floats(model: Model) -> dict[str, TensorProtocol]:

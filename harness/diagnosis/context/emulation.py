@@ -54,7 +54,7 @@ def _introduced_errors(subject: Subject, sample: int, emulator: Emulator) -> dic
     """By tensor, what the node that writes it introduces; infinite where the node fails."""
     bench, units = subject.bench, set(subject.units)
     found: dict[str, RelativeError] = {}
-    for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
+    for chunk in bench.memory.chunks(bench.model.float_tensors, copies=COPIES):
         written = {
             name: node for name in chunk if (node := bench.model.producer(name)) and node.name in units
         }

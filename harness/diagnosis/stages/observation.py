@@ -114,7 +114,7 @@ def look_ahead(evaluator: Evaluator) -> None:
     if (
         subject.emulated
         or subject.product != TENSORRT_RTX
-        or len(bench.tensor_chunks(bench.model.float_tensors, copies=1)) > 1
+        or len(bench.memory.chunks(bench.model.float_tensors, copies=1)) > 1
     ):
         return
     plan = _plan(subject, frozenset(), None)
