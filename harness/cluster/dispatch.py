@@ -58,24 +58,14 @@ def _listed(info: Mapping[str, Any]) -> dict[str, _Listed]:
 
 
 @dataclass(frozen=True)
-class _Worker:
-    """A worker of the scheduler: its address, the id of this start of it, its GPUs if it counts them, what it has."""
+class _Worker(_Listed):
+    """One that can be used: its address, and what it has."""
 
     address: str
-    id: str
-    gpus: float | None
     about: remote.About
 
     def can(self, unit: Unit[Any, Any]) -> bool:
         return set(unit.environments) <= set(self.about.environments)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a worker cannot be used, and what to do about it."""
-
-    said: str
-    hint: str
 
 
 @dataclass(frozen=True)
@@ -174,7 +164,7 @@ class Cluster:
         self._address = address
         self._asked = (str(Path.cwd()), list(files))
         self._workers: dict[str, _Worker] = {}
-        self._refused: dict[tuple[str, str], _Refusal] = {}
+        self._refused: dict[tuple[str, str], SchedulerError] = {}
         """By address and id, why a worker cannot be used."""
         self._waiting: deque[_Task] = deque()
         self._running: dict[_Worker, tuple[_Task, Any]] = {}
@@ -188,28 +178,24 @@ class Cluster:
 
     def check(self, environments: Collection[str]) -> None:
         """Raise SchedulerError where the workers that are there cannot do what is to come."""
-        where = f"--scheduler {self._address}"
         if self._refused:
-            why = next(iter(self._refused.values()))
-            raise SchedulerError(why.said, where=where, hint=why.hint)
+            raise next(iter(self._refused.values()))
         if not self._workers:
-            raise SchedulerError(
-                "the scheduler has no workers", where=where, hint="start some: dask worker ADDRESS"
+            raise self._error("the scheduler has no workers", "start some: dask worker ADDRESS")
+        workers = [worker.about for worker in self._workers.values()]
+        known = {name for about in workers for name in about.environments}
+        if lacking := [name for name in environments if name not in known]:
+            folders = sorted({about.folder for about in workers})
+            has = f"they have {names(sorted(known), 6)}" if known else "they have none"
+            raise self._error(
+                f"no worker has the environment {lacking[0]!r}; {has}",
+                "each reads the harness.toml of the folder it was started in, and that of this folder where "
+                f"there is none; they were started in {names(folders, 3)}",
             )
-        for name in environments:
-            if not any(name in worker.about.environments for worker in self._workers.values()):
-                known = sorted(
-                    {each for worker in self._workers.values() for each in worker.about.environments}
-                )
-                folders = sorted({worker.about.folder for worker in self._workers.values()})
-                has = f"they have {names(known, 6)}" if known else "they have none"
-                raise SchedulerError(
-                    f"no worker has the environment {name!r}; {has}",
-                    where=where,
-                    hint="each reads the harness.toml of the folder it was started in, and that of this folder where "
-                    f"there is none; they were started in {names(folders, 3)}",
-                )
         self._thread.start()
+
+    def _error(self, message: str, hint: str) -> SchedulerError:
+        return SchedulerError(message, where=f"--scheduler {self._address}", hint=hint)
 
     def __len__(self) -> int:
         """How many workers there are at the moment."""
@@ -289,10 +275,9 @@ class Cluster:
 
     def _fail(self) -> None:
         """Let everybody who waits know that nothing comes any more."""
-        gone = SchedulerError(
+        gone = self._error(
             "the scheduler is gone",
-            where=f"--scheduler {self._address}",
-            hint="start it and its workers again, and repeat the command (`harness drift --resume` goes on)",
+            "start it and its workers again, and repeat the command (`harness drift --resume` goes on)",
         )
         tasks = [*self._waiting, *(task for task, _ in self._running.values())]
         while True:
@@ -335,22 +320,22 @@ class Cluster:
             if why := self._unusable(listed.host, about):
                 self._refused[address, ids[address]] = why
             else:
-                self._workers[address] = _Worker(address, listed.id, listed.gpus, about)
+                self._workers[address] = _Worker(**vars(listed), address=address, about=about)
 
-    def _unusable(self, host: str, about: object) -> _Refusal | None:
+    def _unusable(self, host: str, about: object) -> SchedulerError | None:
         """Why a worker cannot be used, by what it says of itself."""
         if not isinstance(about, remote.About):
-            return _Refusal(
+            return self._error(
                 f"the worker on {host} cannot run harness: {about}",
                 "install this version there: pip install 'harness[cluster]', and start the worker with that Python",
             )
         if about.version != remote.version():
-            return _Refusal(
+            return self._error(
                 f"the worker on {host} has {about.version}, and this is {remote.version()}",
                 "install the same one there, and start the worker again: it keeps the one it was started with",
             )
         if about.lacks:
-            return _Refusal(
+            return self._error(
                 f"the worker on {host} does not see {names(about.lacks, 3)}",
                 "cases and models lie under the same path on every machine, such as in a shared folder",
             )

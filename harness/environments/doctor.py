@@ -155,9 +155,8 @@ def _packages() -> Iterator[Finding]:
     try:
         import onnxruntime
 
-        providers = ", ".join(
-            name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
-        )
+        available = onnxruntime.get_available_providers()
+        providers = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
         found = f"ONNX Runtime {onnxruntime.__version__} ({providers}): the reference and the emulator work"
         yield Finding("onnxruntime", Status.OK, found)
     except Exception as error:  # whatever a broken installation raises
@@ -182,10 +181,8 @@ def _gpus() -> Iterator[Finding]:
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        output = str(getattr(error, "stdout", "") or error).strip()
-        yield Finding(
-            "gpu", Status.WARNING, f"nvidia-smi fails: {output}: {no_gpu}", "restart or reinstall the driver"
-        )
+        message = f"nvidia-smi fails: {str(getattr(error, 'stdout', '') or error).strip()}: {no_gpu}"
+        yield Finding("gpu", Status.WARNING, message, "restart or reinstall the driver")
         return
     for number, line in enumerate(listed.strip().splitlines()):
         name, driver, free, total = (part.strip() for part in line.split(","))
@@ -202,10 +199,9 @@ def _scratch() -> Finding:
     free = shutil.disk_usage(place).free
     message = f"scratch folder {root}, {size(free)} free"
     if free < ENOUGH_BYTES:
+        message += ": too little for the tensors of most models"
         advice = "free some space, or set HARNESS_SCRATCH to a larger folder"
-        return Finding(
-            "scratch", Status.WARNING, f"{message}: too little for the tensors of most models", advice
-        )
+        return Finding("scratch", Status.WARNING, message, advice)
     if SHARED_MEMORY not in root.parents and not os.environ.get("HARNESS_SCRATCH"):
         message += f"; {SHARED_MEMORY} would be faster, but is missing or small"
         return Finding("scratch", Status.WARNING, message, "start the container with --shm-size=8g")
@@ -219,10 +215,8 @@ def _cache() -> Finding:
     free = shutil.disk_usage(place).free
     message = f"cache folder {folder}, {size(used)} used, {size(free)} free"
     if not os.access(place, os.W_OK):
-        advice = "set XDG_CACHE_HOME to a folder of yours"
-        return Finding(
-            "cache", Status.WARNING, f"{message}: not writable, nothing is kept between runs", advice
-        )
+        message += ": not writable, nothing is kept between runs"
+        return Finding("cache", Status.WARNING, message, "set XDG_CACHE_HOME to a folder of yours")
     if free < _GIB:
         return Finding("cache", Status.WARNING, message, f"free some space, or delete {folder}")
     return Finding("cache", Status.OK, message)

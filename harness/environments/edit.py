@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import CONFIG_NAME, find_config
-from harness.environments.config import (
-    Environment,
-    check_name,
-    parse,
-    unknown_environment,
-)
+from harness.environments.config import Environment, check_name, parse, unknown_environment
 from harness.errors import EnvironmentConfigError
 from harness.tensors import write_text
 
@@ -54,7 +49,7 @@ def add_environment(
     path = path or find_config() or Path.cwd() / CONFIG_NAME
     with _changing(path) as text:
         python = None if python is None else _absolute(python)
-        command = None if command is None else (_absolute(command[0]), *command[1:])
+        command = None if command is None else [_absolute(command[0]), *command[1:]]
         if name in parse(text, path):
             raise EnvironmentConfigError(
                 f"an environment is called {name!r} already",
@@ -62,7 +57,9 @@ def add_environment(
                 hint=f"choose another name, or `harness env remove {name}` first",
             )
         document = tomlkit.parse(text)
-        table = _table(python=python, command=command, gpu=gpu, variables=variables, build=build)
+        table = _table(
+            {"python": python, "command": command, "gpu": gpu or None}, variables=variables, build=build
+        )
         if "environments" not in document:
             document["environments"] = tomlkit.table(is_super_table=True)
         document["environments"][name] = table
@@ -121,25 +118,15 @@ def _absolute(program: str) -> str:
     return os.path.abspath(os.path.expanduser(program)) if os.sep in program else program
 
 
-def _table(
-    *,
-    python: str | None,
-    command: Sequence[str] | None,
-    gpu: int,
-    variables: Mapping[str, str] | None,
-    build: Mapping[str, Any] | None,
-) -> Any:
-    """The table of an environment; what is as by default is left out."""
+def _table(values: Mapping[str, Any], **tables: Mapping[str, Any] | None) -> Any:
+    """The table of an environment: values that are given, and inline tables that hold something."""
     import tomlkit
 
     table = tomlkit.table()
-    if python is not None:
-        table["python"] = python
-    if command is not None:
-        table["command"] = list(command)
-    if gpu:
-        table["gpu"] = gpu
-    for key, values in (("variables", variables), ("build", build)):
+    for key, value in values.items():
+        if value is not None:
+            table[key] = value
+    for key, values in tables.items():
         if values:
             table[key] = tomlkit.inline_table()
             table[key].update(values)

@@ -9,9 +9,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.environments.folders import data_folder
 from harness.errors import CandidateError, EnvironmentConfigError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 #: Before TensorRT 10 the bindings were built for NumPy 1.
 _FIRST_WITH_NUMPY_2 = "10"
@@ -47,7 +51,8 @@ def install(
         EnvironmentConfigError: `requirement` is not a TensorRT package, or the folder is there already.
         CandidateError: the venv or the installation failed; nothing is left of it.
     """
-    wanted = [*_for_driver(_checked(requirement), driver_cuda()), _numpy_for(requirement)]
+    parsed = _checked(requirement)
+    wanted = [*_for_driver(parsed, driver_cuda()), _numpy_for(parsed)]
     folder = environments_folder() / name
     if folder.exists():
         raise EnvironmentConfigError(
@@ -76,7 +81,7 @@ def uninstall(command: Sequence[str]) -> Path | None:
     return folder
 
 
-def _checked(requirement: str) -> str:
+def _checked(requirement: str) -> Requirement:
     from packaging.requirements import InvalidRequirement, Requirement
 
     hint = "write it as pip does: tensorrt==10.13.3.9"
@@ -86,7 +91,11 @@ def _checked(requirement: str) -> str:
         raise EnvironmentConfigError(f"{requirement!r} is not a requirement: {error}", hint=hint) from None
     if not parsed.name.lower().startswith("tensorrt"):
         raise EnvironmentConfigError(f"{parsed.name!r} is not a TensorRT package", hint=hint)
-    return requirement
+    return parsed
+
+
+def _canonical(requirement: Requirement) -> str:
+    return requirement.name.lower().replace("_", "-")
 
 
 def driver_cuda() -> int | None:
@@ -99,24 +108,20 @@ def driver_cuda() -> int | None:
     return None if failed else found.value // 1000
 
 
-def _for_driver(requirement: str, cuda: int | None) -> list[str]:
+def _for_driver(requirement: Requirement, cuda: int | None) -> list[str]:
     """What to ask pip for: the flavour of `tensorrt-rtx` for a driver of CUDA `cuda`, and CUDA's runtime."""
-    from packaging.requirements import Requirement
-
-    parsed = Requirement(requirement)
-    if parsed.name.lower().replace("_", "-") != _RTX or cuda is None:
-        return [requirement]
+    if _canonical(requirement) != _RTX or cuda is None:
+        return [str(requirement)]
     flavour, runtime = _RTX_FLAVOURS[min(max(_RTX_FLAVOURS), max(min(_RTX_FLAVOURS), cuda))]
-    return [f"{flavour}{parsed.specifier}", runtime]
+    return [f"{flavour}{requirement.specifier}", runtime]
 
 
-def _numpy_for(requirement: str) -> str:
-    from packaging.requirements import Requirement
+def _numpy_for(requirement: Requirement) -> str:
     from packaging.version import Version
 
-    if Requirement(requirement).name.lower().replace("_", "-").startswith(_RTX):
+    if _canonical(requirement).startswith(_RTX):
         return "numpy"
-    pinned = [item.version for item in Requirement(requirement).specifier if item.operator == "=="]
+    pinned = [item.version for item in requirement.specifier if item.operator == "=="]
     old = any(Version(version.rstrip(".*")) < Version(_FIRST_WITH_NUMPY_2) for version in pinned)
     return "numpy<2" if old else "numpy"
 

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,11 +77,9 @@ class Supervisor:
                 )
             return self._variants[merged]
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[object]:
         """Nobody else asks this worker meanwhile; it waits for whoever does."""
-        with self._guard:
-            yield
+        return self._guard
 
     @property
     def running(self) -> bool:
@@ -326,9 +324,8 @@ class Supervisor:
                 continue
             with contextlib.suppress(CandidateError), cache.locked():
                 if kind == protocol.RUNTIME and (news := cache.news(worker.folder)) is not None:
-                    worker.request(
-                        protocol.LoadCache(str(news), kind), _CACHE_SECONDS
-                    )  # it adds them to its own
+                    # It adds them to its own.
+                    worker.request(protocol.LoadCache(str(news), kind), _CACHE_SECONDS)
                 reply = worker.request(protocol.SaveCache(str(copy), kind), _CACHE_SECONDS)
                 if isinstance(reply, protocol.Done) and copy.exists():
                     cache.store(copy)

@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
-from harness.errors import GoldenError
-from harness.golden.store import folder_of, refuse_in_ci
+from harness.golden.store import damaged, folder_of, refuse_in_ci
 from harness.tensors import write_text
 
 FORMAT: Literal["harness.baseline/1"] = "harness.baseline/1"
@@ -145,11 +144,8 @@ class BaselineStore:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            raise GoldenError(
-                f"the baseline is damaged: {str(error).splitlines()[0]}",
-                where=path,
-                hint="restore it from version control, or rewrite it with --baseline-update",
-            ) from error
+            why = str(error).splitlines()[0]
+            raise damaged(path, why, what="baseline", flag="--baseline-update") from error
 
     def write(self, baseline: Baseline) -> Path:
         """Write a baseline, and return its file.

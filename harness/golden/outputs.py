@@ -25,7 +25,6 @@ from harness.comparison import compare
 from harness.tensors import dtype_name, hash_array, is_float
 from harness.text import plural
 
-
 WHOLE_BYTES = 64 << 10
 SAMPLED = 2048
 ROUNDING = 1e-5
@@ -221,13 +220,8 @@ def _statistics(values: np.ndarray) -> Statistics:
 def _moved(golden: Statistics, fresh: Statistics, limit: float) -> str | None:
     """Which statistic moved by more than rounding, from where to where."""
     far = max(abs(golden.min), abs(golden.max)) * limit * _EXTREMES
-    limits = {
-        "min": far,
-        "max": far,
-        "mean": golden.rms * limit,
-        "rms": golden.rms * limit,
-        "nonfinite": 0.0,
-    }
+    near = golden.rms * limit
+    limits = {"min": far, "max": far, "mean": near, "rms": near, "nonfinite": 0.0}
     for name, allowed in limits.items():
         before, now = getattr(golden, name), getattr(fresh, name)
         if abs(now - before) > allowed:

@@ -13,7 +13,7 @@ import datetime
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -25,7 +25,7 @@ from harness.errors import GoldenError, InputDataError
 from harness.golden.outputs import Difference, GoldenState, GoldenStatus, KeptOutput, difference, keep
 from harness.tensors import hash_feeds, host_fingerprint, load_tensors, save_tensors, write_text
 
-Outputs = Sequence[Mapping[str, np.ndarray]]
+Samples = Sequence[Mapping[str, np.ndarray]]
 
 FORMAT: Literal["harness.golden/1"] = "harness.golden/1"
 DESCRIPTION = "reference.json"
@@ -51,7 +51,7 @@ class Provenance:
     harness: str
 
     @classmethod
-    def here(cls, model_sha256: str, feeds: Sequence[Mapping[str, np.ndarray]]) -> Self:
+    def here(cls, model_sha256: str, feeds: Samples) -> Self:
         """Of a reference that is computed on this machine.
 
         Args:
@@ -59,9 +59,7 @@ class Provenance:
             feeds: the inputs, sample by sample.
         """
         host = host_fingerprint()
-        named = {
-            f"{sample}/{name}": value for sample, feed in enumerate(feeds) for name, value in feed.items()
-        }
+        named = {f"{sample}/{name}": value for sample, name, value in _listed(feeds)}
         return cls(model_sha256, hash_feeds(named), host.onnxruntime, host.cpu, host.harness)
 
 
@@ -95,7 +93,7 @@ class GoldenStore:
         """The names of the cases that have a golden reference."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{DESCRIPTION}"))
 
-    def check(self, case: str, provenance: Provenance, outputs: Outputs) -> GoldenStatus:
+    def check(self, case: str, provenance: Provenance, outputs: Samples) -> GoldenStatus:
         """Compare fresh reference outputs with the golden ones. Nothing is written.
 
         Args:
@@ -116,7 +114,7 @@ class GoldenStore:
             state = GoldenState.ROUNDING if only_rounding else GoldenState.CHANGED
         return GoldenStatus(case, state, causes=_causes(document, provenance), outputs=found)
 
-    def update(self, case: str, provenance: Provenance, outputs: Outputs) -> GoldenStatus:
+    def update(self, case: str, provenance: Provenance, outputs: Samples) -> GoldenStatus:
         """Write the golden reference if it is missing, damaged or another answer.
 
         One that agrees up to rounding stays as it is: who updates on another machine leaves no noise behind.
@@ -167,19 +165,15 @@ class GoldenStore:
             document = _Document.model_validate_json(path.read_bytes())
             values = load_tensors(path.with_name(VALUES))
         except (OSError, ValidationError, InputDataError) as error:
-            raise _damaged(path.parent, str(error).splitlines()[0]) from error
+            raise damaged(path.parent, str(error).splitlines()[0]) from error
         for output in document.outputs:
             stored = values.get(output.key)
             if stored is None or not output.describes(stored):
-                raise _damaged(path.parent, f"the values of {output.key!r} are not those described")
+                raise damaged(path.parent, f"the values of {output.key!r} are not those described")
         return document, values
 
-    def _save(self, case: str, provenance: Provenance, outputs: Outputs) -> None:
-        kept = [
-            keep(sample, name, np.asarray(value))
-            for sample, tensors in enumerate(outputs)
-            for name, value in tensors.items()
-        ]
+    def _save(self, case: str, provenance: Provenance, outputs: Samples) -> None:
+        kept = [keep(*output) for output in _listed(outputs)]
         document = _Document(
             format=FORMAT,
             case=case,
@@ -213,23 +207,29 @@ def refuse_in_ci(done: str) -> None:
         )
 
 
-def _damaged(folder: Path, why: str) -> GoldenError:
+def damaged(
+    where: Path, why: str, *, what: str = "golden reference", flag: str = "--golden-update"
+) -> GoldenError:
+    """The error that says that what is kept cannot be read; `flag` is the option that writes it anew."""
     return GoldenError(
-        f"the golden reference is damaged: {why}",
-        where=folder,
-        hint="restore it from version control, or rewrite it with --golden-update",
+        f"the {what} is damaged: {why}",
+        where=where,
+        hint=f"restore it from version control, or rewrite it with {flag}",
     )
 
 
+def _listed(samples: Samples) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Number of the sample, name and values of each tensor."""
+    for sample, tensors in enumerate(samples):
+        for name, value in tensors.items():
+            yield sample, name, np.asarray(value)
+
+
 def _differences(
-    document: _Document, values: Mapping[str, np.ndarray], outputs: Outputs
+    document: _Document, values: Mapping[str, np.ndarray], outputs: Samples
 ) -> tuple[Difference, ...]:
     """The outputs that are not the same bits: those kept first, then new ones."""
-    fresh = {
-        (sample, name): np.asarray(value)
-        for sample, tensors in enumerate(outputs)
-        for name, value in tensors.items()
-    }
+    fresh = {(sample, name): value for sample, name, value in _listed(outputs)}
     found: list[Difference | None] = []
     for golden in document.outputs:
         now = fresh.pop((golden.sample, golden.tensor), None)

@@ -45,11 +45,11 @@ def to_float32(values: Array) -> Array:
 def _cast(values: Array, *to: str) -> Array:
     session, flat = _session(values.dtype.name, to), np.ascontiguousarray(values).reshape(-1)
     if flat.size <= _BLOCK:
-        found: Array = session.run(None, {"x": flat})[0]
+        found: Array = session.run(None, {"x0": flat})[0]
         return found.reshape(values.shape)
     result = np.empty(flat.size, to[-1])
     for start in range(0, flat.size, _BLOCK):
-        result[start : start + _BLOCK] = session.run(None, {"x": flat[start : start + _BLOCK]})[0]
+        result[start : start + _BLOCK] = session.run(None, {"x0": flat[start : start + _BLOCK]})[0]
     return result.reshape(values.shape)
 
 
@@ -57,21 +57,15 @@ def _cast(values: Array, *to: str) -> Array:
 def _session(dtype: str, to: tuple[str, ...]) -> onnxruntime.InferenceSession:
     """A session that casts a vector of `dtype` to each dtype of `to` in turn, in the thread that runs it."""
     import onnxruntime
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, parser
 
-    kinds = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
-    names = ["x", *(f"{place}" for place in range(len(to)))]
-    nodes = [
-        helper.make_node("Cast", [names[place]], [names[place + 1]], to=kinds[each])
-        for place, each in enumerate(to)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "cast",
-        [helper.make_tensor_value_info("x", kinds[dtype], ["n"])],
-        [helper.make_tensor_value_info(names[-1], kinds[to[-1]], ["n"])],
+    spelled = {"float16": "float16", "float32": "float"}
+    codes = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
+    steps = [f"x{place + 1} = Cast <to = {codes[each]}> (x{place})" for place, each in enumerate(to)]
+    signature = f"({spelled[dtype]}[n] x0) => ({spelled[to[-1]]}[n] x{len(to)})"
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 13]> cast {signature} {{ {" ".join(steps)} }}'
     )
-    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 13)])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
