@@ -25,10 +25,10 @@ from harness.search import (
     Direction,
     Evaluation,
     Group,
-    Options,
     Oracle,
     Outcome,
     Problem,
+    SearchOptions,
     search,
 )
 from harness.search.predicate import Log, Predicate
@@ -58,7 +58,7 @@ class Kind:
 
     name: str
     make: Make
-    options: Options = field(default_factory=Options)
+    options: SearchOptions = field(default_factory=SearchOptions)
     bound: float | None = None
     exhaustive: int | None = None
     with_ddmin: bool = True
@@ -232,7 +232,7 @@ def kinds() -> Iterator[Kind]:
     yield Kind("accumulated, no ranking", accumulated(0.0, prior=False), with_ddmin=False)
     yield Kind("one culprit, 10 % of builds fail", unresolved(random_culprits(500, 1), 0.1))
     yield Kind("five random, 10 % of builds fail", unresolved(random_culprits(500, 5), 0.1), with_ddmin=False)
-    both = Options(direction=Direction.BOTH)
+    both = SearchOptions(direction=Direction.BOTH)
     yield Kind("one bad tactic of 64, both ends known", tactics, both, bound=6.0, with_ddmin=False)
     yield Kind("a pair that fails only together, n=200", pair, both, with_ddmin=False, unproved=False)
 
@@ -241,7 +241,7 @@ def measure(kind: Kind, repetitions: int) -> Row:
     repetitions = kind.exhaustive or repetitions
     variants = {"proved": kind.options}
     if kind.unproved:
-        variants["search"] = Options(direction=kind.options.direction, prove=False)
+        variants["search"] = SearchOptions(direction=kind.options.direction, prove=False)
     calls: dict[str, list[int]] = {name: [] for name in variants}
     sizes: dict[str, list[float]] = {name: [] for name in variants}
     right: list[bool] = []

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import harness
-from harness.diagnosis import Options
+from harness.diagnosis import DiagnosisOptions
 from harness.report import drift_page, save_error_growth
 
 CASE = "cases/rmsnorm-overflow.case.yaml"
@@ -34,7 +34,7 @@ fp16 = report.results[0]
 # Which nodes must go back to FP32, and what to tell trtexec.
 
 # %%
-diagnosis = harness.diagnose(CASE, precision="fp16", options=Options(growth=True))
+diagnosis = harness.diagnose(CASE, precision="fp16", options=DiagnosisOptions(growth=True))
 print(diagnosis.summary)
 layers = diagnosis.to_frame()
 layers[layers["culprit"]][["node", "op", "accumulated", "introduced", "headroom"]]

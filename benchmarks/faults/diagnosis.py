@@ -10,7 +10,7 @@ import onnx
 
 from benchmarks.faults.score import Answer
 from harness.backends import Assumed
-from harness.diagnosis import Options, Stage, Subject
+from harness.diagnosis import DiagnosisOptions, Stage, Subject
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import Context, make_bench
 from harness.environments import load, select
@@ -34,7 +34,7 @@ def diagnose(
     bench = make_bench(load_model(model, name=model.graph.name), feeds)
     bench.assumed = assumed(kernels)
     try:
-        found = investigate(Context(Subject(bench, precision, bench.emulator)), Options())
+        found = investigate(Context(Subject(bench, precision, bench.emulator)), DiagnosisOptions())
     finally:
         bench.close()
     seconds = time.perf_counter() - started

@@ -106,7 +106,7 @@ def diagnose(
     outputs.check()
     start_worker([environment] if environment is not None else [])
 
-    from harness.diagnosis import Options
+    from harness.diagnosis import DiagnosisOptions
     from harness.diagnosis import diagnose as find
     from harness.judge import Given, Judge, JudgeOptions
 
@@ -131,7 +131,7 @@ def diagnose(
                 resume=resume,
                 out=out,
                 progress=progress if environment is None else _loading_ahead(progress, outputs),
-                options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
+                options=DiagnosisOptions(prove=prove, growth=bool(outputs.pages or outputs.json)),
                 idle=judge.end_workers,
             )
         ended.start()  # that takes its time, while reports are written

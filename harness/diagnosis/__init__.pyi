@@ -8,11 +8,11 @@ from .context import JOURNAL as JOURNAL
 from .context import Context as Context
 from .context import DiagnosisBudget as DiagnosisBudget
 from .context import DiagnosisJournal as DiagnosisJournal
+from .context import DiagnosisOptions as DiagnosisOptions
 from .context import Effects as Effects
 from .context import Evaluator as Evaluator
 from .context import Findings as Findings
 from .context import JudgedEvaluation as JudgedEvaluation
-from .context import Options as Options
 from .context import Progress as Progress
 from .context import ProgressEvent as ProgressEvent
 from .context import Subject as Subject

@@ -20,9 +20,9 @@ from harness.diagnosis.context import (
     Context,
     DiagnosisBudget,
     DiagnosisJournal,
+    DiagnosisOptions,
     EngineFor,
     Findings,
-    Options,
     Progress,
     Seen,
     Subject,
@@ -79,7 +79,7 @@ def diagnose(
     journal: Path | str | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
-    options: Options | None = None,
+    options: DiagnosisOptions | None = None,
     judge: Judge | None = None,
     idle: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
@@ -141,7 +141,7 @@ def diagnose(
         with locked(folder):
             kept = DiagnosisJournal(folder, subject, resume=resume)
             context = Context(subject, budget, kept, progress, None if out is None else Path(out), idle)
-            return investigate(context, options or Options())
+            return investigate(context, options or DiagnosisOptions())
 
 
 def diagnose_model(
@@ -156,7 +156,7 @@ def diagnose_model(
     budget: DiagnosisBudget | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
-    options: Options | None = None,
+    options: DiagnosisOptions | None = None,
 ) -> Diagnosis:
     """Diagnose a model that is at hand, without a case file; nothing is written but to `out`.
 
@@ -178,7 +178,9 @@ def diagnose_model(
     bench = make_bench(model, feeds, tolerances=tolerances, build=build)
     try:
         subject = Subject(bench, precision, candidate or bench.emulator, engine_for)
-        return investigate(Context(subject, budget, progress=progress, out=out), options or Options())
+        return investigate(
+            Context(subject, budget, progress=progress, out=out), options or DiagnosisOptions()
+        )
     finally:
         bench.close()
 
@@ -208,7 +210,7 @@ def _is_ruined(bench: Workbench) -> bool:
         return True
 
 
-def investigate(context: Context, options: Options) -> Diagnosis:
+def investigate(context: Context, options: DiagnosisOptions) -> Diagnosis:
     """Run the stages, and put what they have shown together."""
     from harness.diagnosis.pipeline import run_stages, start  # while the first engine is built
 

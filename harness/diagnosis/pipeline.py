@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.diagnosis import stages
-from harness.diagnosis.context import Context, Findings, Options, Seen
+from harness.diagnosis.context import Context, DiagnosisOptions, Findings, Seen
 from harness.diagnosis.handover import hand_over
 from harness.diagnosis.results import DiagnosisVerdict, Stage
 from harness.errors import BudgetExhaustedError, StageError
@@ -77,7 +77,7 @@ def _check(stage: PipelineStage, which: str, conditions: Conditions) -> None:
         raise StageError(stage.name, which, broken)
 
 
-def start(context: Context, options: Options) -> Seen:
+def start(context: Context, options: DiagnosisOptions) -> Seen:
     """What is known before the first stage."""
     return Seen(context.subject.precision, context.subject.emulated, options)
 

@@ -24,7 +24,7 @@ from harness.quantization.placement import Misplaced, find_misplaced, with_produ
 from harness.quantization.ranking import Candidate, Ranking, best_of, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
-from harness.search import Evaluation, Options, Outcome, Problem, search
+from harness.search import Evaluation, Outcome, Problem, SearchOptions, search
 from harness.tensors import NEVER, Precision, to_json
 
 SLACK = 1.5
@@ -338,7 +338,7 @@ class _Diagnosing:
 
         units = tuple(pair.name for pair in self.pairs)
         known = {name: score for name, score in scores.items() if not math.isnan(score)}
-        result = search(Problem(units, scores=known, hints=hints), oracle, options=Options())
+        result = search(Problem(units, scores=known, hints=hints), oracle, options=SearchOptions())
         return (result.culprits, result.minimal) if result.answered else (result.best or units, False)
 
 

@@ -4,7 +4,7 @@ It knows nothing of ONNX or TensorRT. There are units (strings). A configuration
 *treated*, for example kept in FP32. An oracle evaluates a configuration: pass, fail, or unresolved. Treating
 nothing fails; treating everything passes; which few units are enough?
 
-    from harness.search import Budget, Journal, Options, Outcome, Problem, Evaluation, search
+    from harness.search import Budget, Journal, Outcome, SearchOptions, Problem, Evaluation, search
 
     def oracle(treated: frozenset[str]) -> Evaluation:
         """Build and run with `treated` in FP32; say how bad it is."""
@@ -46,7 +46,7 @@ evaluated at the first failure: a good prior costs two evaluations, not three.
 
 **A contradiction is evaluated again.** Where something passes and more of it fails, both are evaluated again: if one
 of them changes, the oracle does not repeat itself and the verdict is `flaky`, with counts, instead of a made-up
-culprit; if neither does, it is not monotone, which is reported. `Options.repeats` asks for repetitions without
+culprit; if neither does, it is not monotone, which is reported. `SearchOptions.repeats` asks for repetitions without
 that occasion.
 
 **A search resumes because it is deterministic.** It depends on nothing but its arguments and the outcomes. So a

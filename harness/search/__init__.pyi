@@ -6,11 +6,11 @@ from .types import Assumption as Assumption
 from .types import Budget as Budget
 from .types import Direction as Direction
 from .types import Evaluation as Evaluation
-from .types import Options as Options
 from .types import Oracle as Oracle
 from .types import Outcome as Outcome
 from .types import Progress as Progress
 from .types import Result as Result
+from .types import SearchOptions as SearchOptions
 from .types import SearchVerdict as SearchVerdict
 from .types import Step as Step
 from .types import Strategy as Strategy

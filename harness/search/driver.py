@@ -16,11 +16,11 @@ from harness.search.types import (
     Budget,
     Direction,
     Evaluation,
-    Options,
     Oracle,
     Outcome,
     Progress,
     Result,
+    SearchOptions,
     SearchVerdict,
     Tally,
 )
@@ -33,7 +33,7 @@ def search(
     problem: Problem,
     oracle: Oracle,
     *,
-    options: Options | None = None,
+    options: SearchOptions | None = None,
     budget: Budget | None = None,
     journal: Journal | None = None,
     known: Mapping[frozenset[str], Evaluation] | None = None,
@@ -75,13 +75,13 @@ def search(
         on_evaluation=log.evaluated,
         ahead=ahead,
     )
-    return _Search(session, log, options or Options()).run()
+    return _Search(session, log, options or SearchOptions()).run()
 
 
 class _Search:
     """One run of `search`; its state is what a result can still report when the search stops half-way."""
 
-    def __init__(self, session: Session, log: Log, options: Options) -> None:
+    def __init__(self, session: Session, log: Log, options: SearchOptions) -> None:
         self.session = session
         self.log = log
         self.options = options

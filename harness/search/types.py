@@ -111,7 +111,7 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SearchOptions:
     """What is searched for, and how surely.
 
     Args:

@@ -26,11 +26,11 @@ from harness.search import (
     Direction,
     Evaluation,
     Journal,
-    Options,
     Outcome,
     Problem,
     Progress,
     Result,
+    SearchOptions,
     search,
 )
 from harness.tactics.configurations import Configurations, listed, what
@@ -186,7 +186,7 @@ class _Search:
             return search(
                 problem,
                 tried.oracle,
-                options=Options(direction=Direction.BOTH),
+                options=SearchOptions(direction=Direction.BOTH),
                 budget=Budget(evaluations=max(tried.limit - tried.builds, 0)),
                 journal=journal,
                 known=known,

@@ -8,7 +8,7 @@ import numpy as np
 from graphs import graph_model
 from onnx import TensorProto, helper
 
-from harness.diagnosis import A_FEW, Diagnosis, Options, diagnose_model
+from harness.diagnosis import A_FEW, Diagnosis, DiagnosisOptions, diagnose_model
 from harness.model import Model, load_model
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
@@ -33,7 +33,7 @@ def chaotic(depth: int = 50, width: int = 48, gain: float = 1.6) -> Model:
 @cache
 def diagnosed() -> Diagnosis:
     x = np.random.default_rng(5).standard_normal((4, 48)).astype(np.float32)
-    return diagnose_model(chaotic(), [{"x": x}], Precision.FP16, options=Options(growth=True))
+    return diagnose_model(chaotic(), [{"x": x}], Precision.FP16, options=DiagnosisOptions(growth=True))
 
 
 def test_nodes_that_fail_alone_without_standing_out_are_not_where_it_starts() -> None:
@@ -67,7 +67,7 @@ def test_the_picture_circles_the_cause_where_it_is_not_what_fails_its_gate() -> 
         load_model(proto, name="count"),
         [{"x": np.ones(2500, np.float32)}],
         Precision.FP16,
-        options=Options(growth=True),
+        options=DiagnosisOptions(growth=True),
     )
     assert [origin.node for origin in diagnosis.origins] == ["count"]
     assert diagnosis.before is not None

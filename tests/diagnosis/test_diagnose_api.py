@@ -22,9 +22,9 @@ from harness.diagnosis import (
     Context,
     Diagnosis,
     DiagnosisBudget,
+    DiagnosisOptions,
     DiagnosisVerdict,
     Findings,
-    Options,
     ProgressEvent,
     Stage,
     Subject,
@@ -83,7 +83,7 @@ def test_the_bundled_faults_start_where_their_cases_say(name: str, tmp_path: Pat
 
 
 def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
-    options = Options(growth=True)
+    options = DiagnosisOptions(growth=True)
     found = diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path, options=options)
     document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert document["schema"] == "harness.diagnosis/1"
@@ -236,7 +236,7 @@ def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -
     bench = make_bench(model, feeds(model))
     context = Context(Subject(bench, Precision.FP16, bench.emulator))
     seen = replace(
-        start(context, Options()),
+        start(context, DiagnosisOptions()),
         findings=Findings(DiagnosisVerdict.UNRESOLVED),
         handover=Handover(written=False),
     )

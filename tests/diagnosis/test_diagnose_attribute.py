@@ -51,8 +51,7 @@ from harness.diagnosis.stages import (
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge import LayerResult, OutputResult
 from harness.model import load_model
-from harness.search import Evaluation, Outcome
-from harness.search import Options as SearchOptions
+from harness.search import Evaluation, Outcome, SearchOptions
 from harness.tensors import Accumulate, Precision, from_json, to_json
 
 FP16 = Precision.FP16

@@ -15,7 +15,7 @@ from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Observation, Plan
 from harness.case import BuildOptions, Tolerance
-from harness.diagnosis import Diagnosis, DiagnosisBudget, DiagnosisVerdict, Options, diagnose_model
+from harness.diagnosis import Diagnosis, DiagnosisBudget, DiagnosisOptions, DiagnosisVerdict, diagnose_model
 from harness.errors import CandidateError
 from harness.report import diagnosis_markdown as markdown
 from harness.report import diagnosis_page as html_page
@@ -167,7 +167,7 @@ def test_the_engine_that_fails_is_looked_at_while_the_one_with_the_island_is_bui
 
 def test_minimality_is_proved_on_the_engine_when_it_is_asked_for() -> None:
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
-    diagnosis = run(engine, options=Options(prove=True))
+    diagnosis = run(engine, options=DiagnosisOptions(prove=True))
     assert diagnosis.culprits == ISLAND
     assert diagnosis.minimal
     assert diagnosis.minimal_on == "candidate"
@@ -448,7 +448,7 @@ def test_what_the_island_costs_is_measured_where_engines_can_be_timed() -> None:
     assert diagnosis.price is not None
     assert diagnosis.price.before_ms == 1.0
     assert diagnosis.price.ratio == pytest.approx(1.4)
-    assert run(engine, options=Options(timed=False)).price is None
+    assert run(engine, options=DiagnosisOptions(timed=False)).price is None
 
 
 GATE = (Tolerance(precision="fp16", nrmse=3e-4),)  # missed by half, and by no node alone

@@ -23,7 +23,7 @@ from models import ISLAND, feeds, rmsnorm
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
-from harness.diagnosis import Diagnosis, DiagnosisVerdict, Options, Subject, diagnose_model
+from harness.diagnosis import Diagnosis, DiagnosisOptions, DiagnosisVerdict, Subject, diagnose_model
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import Context, Part, cut, make_bench
 from harness.diagnosis.handover import (
@@ -394,7 +394,7 @@ def test_whoever_waits_is_told_once_when_no_engine_is_asked_for_any_more(tmp_pat
         bench = make_bench(engine.model, feeds(engine.model))
         subject = Subject(bench, Precision.FP16, engine, lambda model: FakeEngine(model, "b1_up", never))
         context = Context(subject, out=out, idle=lambda: idle.append(len(engine.plans)))  # noqa: B023
-        investigate(context, Options())
+        investigate(context, DiagnosisOptions())
         assert idle == [len(engine.plans)]
 
 

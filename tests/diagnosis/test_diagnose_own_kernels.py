@@ -13,7 +13,7 @@ from benchmarks.emulation.probes import PROBES
 from benchmarks.race_rtx_models import opposed_sums
 from harness.backends import Assumed
 from harness.case import Case, ModelSource
-from harness.diagnosis import Context, Options
+from harness.diagnosis import Context, DiagnosisOptions
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import Subject
 from harness.diagnosis.stages import with_own_kernels
@@ -85,7 +85,7 @@ def test_casts_around_a_product_cure_where_the_assumed_compiler_keeps_them(
         for plan in tried
     ]
     assert finite == [kept, kept, True, True]
-    diagnosis = investigate(Context(asked), Options())
+    diagnosis = investigate(Context(asked), DiagnosisOptions())
     assert diagnosis.confirmed
     if kept:
         assert (diagnosis.fp32_sums, diagnosis.culprits) == (("b3_down",), ())

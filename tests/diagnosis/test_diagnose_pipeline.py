@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from models import feeds, rmsnorm
 
-from harness.diagnosis import Context, Options, Stage, Subject
+from harness.diagnosis import Context, DiagnosisOptions, Stage, Subject
 from harness.diagnosis.context import Seen, make_bench
 from harness.diagnosis.pipeline import PIPELINE, PipelineStage, run_stages, start
 from harness.errors import BudgetExhaustedError, StageError
@@ -36,7 +36,7 @@ def test_the_stages_have_names_of_their_own_and_end_with_the_handover() -> None:
 
 def test_a_stage_that_lacks_what_it_requires_is_named(context: Context) -> None:
     with pytest.raises(StageError, match=r"stage .hand over. of the diagnosis requires findings") as caught:
-        run_stages(start(context, Options()), context, [stage("hand over")])
+        run_stages(start(context, DiagnosisOptions()), context, [stage("hand over")])
     assert (caught.value.stage, caught.value.which, caught.value.broken) == (
         "hand over",
         "requires",
@@ -52,7 +52,7 @@ def test_a_stage_that_breaks_what_it_ensures_is_named(context: Context, name: st
         replace(each, run=lambda seen, context: seen) if each.name == name else each for each in PIPELINE
     ]
     with pytest.raises(StageError) as caught:
-        run_stages(start(context, Options()), context, table)
+        run_stages(start(context, DiagnosisOptions()), context, table)
     assert caught.value.stage == name
 
 
@@ -89,7 +89,7 @@ def test_what_a_stage_says_is_checked(
         for each in PIPELINE
     ]
     with pytest.raises(StageError) as caught:
-        run_stages(start(context, Options()), context, table)
+        run_stages(start(context, DiagnosisOptions()), context, table)
     assert (caught.value.stage, caught.value.which, caught.value.broken) == (name, "ensures", (broken,))
 
 
@@ -98,7 +98,7 @@ def test_a_stage_never_takes_evidence_away(context: Context) -> None:
         stage("predict"), run=lambda seen, context: replace(stage("predict").run(seen, context), evidence=())
     )
     with pytest.raises(StageError, match=r"'predict' .* ensures the evidence of the stages before"):
-        run_stages(start(context, Options()), context, [stage("gates"), forgetful])
+        run_stages(start(context, DiagnosisOptions()), context, [stage("gates"), forgetful])
 
 
 def test_a_spent_budget_ends_what_spends_and_nothing_else(context: Context) -> None:
@@ -106,7 +106,7 @@ def test_a_spent_budget_ends_what_spends_and_nothing_else(context: Context) -> N
         raise BudgetExhaustedError("the budget of 1 builds is spent")
 
     table = [replace(each, run=spend) if each.name == "island of the emulator" else each for each in PIPELINE]
-    seen = run_stages(start(context, Options()), context, table)
+    seen = run_stages(start(context, DiagnosisOptions()), context, table)
     assert seen.stopped == "the budget of 1 builds is spent"
     assert seen.findings is not None
     assert seen.handover is not None
@@ -115,7 +115,7 @@ def test_a_spent_budget_ends_what_spends_and_nothing_else(context: Context) -> N
 
 
 def test_what_was_seen_before_a_stage_is_left_as_it_was(context: Context) -> None:
-    before = run_stages(start(context, Options()), context, [stage("gates")])
+    before = run_stages(start(context, DiagnosisOptions()), context, [stage("gates")])
     copy = replace(before)
     after = run_stages(before, context, [stage("predict")])
     assert before == copy

@@ -16,7 +16,7 @@ from engines import FakeEngine, Rougher, when_lowered
 from models import case_path, feeds, rmsnorm
 
 from harness.case import Tolerance
-from harness.diagnosis import Context, DiagnosisBudget, DiagnosisJournal, Options, Subject, diagnose
+from harness.diagnosis import Context, DiagnosisBudget, DiagnosisJournal, DiagnosisOptions, Subject, diagnose
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import Spending, evaluator, make_bench
 from harness.errors import JournalError
@@ -85,7 +85,7 @@ def once(engine: FakeEngine, folder: Path, *, resume: bool, budget: DiagnosisBud
     subject = Subject(bench, Precision.FP16, engine)
     context = Context(subject, budget, DiagnosisJournal(folder, subject, resume=resume))
     try:
-        return investigate(context, Options()).to_dict()
+        return investigate(context, DiagnosisOptions()).to_dict()
     finally:
         bench.close()
 

@@ -19,9 +19,9 @@ from harness.diagnosis import (
     Diagnosis,
     DiagnosisBudget,
     DiagnosisJournal,
+    DiagnosisOptions,
     DiagnosisVerdict,
     EvidenceKind,
-    Options,
     Subject,
     diagnose_model,
 )
@@ -378,7 +378,7 @@ def kept(engine: FakeEngine, folder: Path, *, resume: bool) -> Diagnosis:
     subject = Subject(bench, Precision.FP16, engine)
     context = Context(subject, DiagnosisBudget(builds=64), DiagnosisJournal(folder, subject, resume=resume))
     try:
-        return investigate(context, Options())
+        return investigate(context, DiagnosisOptions())
     finally:
         bench.close()
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import ISLAND
 
-from harness.diagnosis import Context, DiagnosisJournal, Options, badness, island_problem
+from harness.diagnosis import Context, DiagnosisJournal, DiagnosisOptions, badness, island_problem
 from harness.diagnosis.api import investigate
 from harness.errors import JournalError, NothingSelectedError, UsageError
 from harness.explore import Session
@@ -151,7 +151,7 @@ def test_why_shows_the_ranges_and_the_effect_of_the_node_alone(session: Session)
 
 
 def test_why_gives_the_reason_that_a_diagnosis_gives(session: Session) -> None:
-    diagnosis = investigate(Context(session.subject), Options())
+    diagnosis = investigate(Context(session.subject), DiagnosisOptions())
     assert session.why("b1_sq").reason == diagnosis.origins[0].why
 
 
@@ -301,7 +301,7 @@ def test_another_session_continues_where_the_first_ended(open_small) -> None:
 
 def test_what_a_diagnosis_evaluated_is_known(open_small, tmp_path: Path) -> None:
     first = open_small()
-    investigate(Context(first.subject, journal=first.context.journal), Options())
+    investigate(Context(first.subject, journal=first.context.journal), DiagnosisOptions())
     assert open_small().welcome().earlier[0].best == ISLAND
 
 
@@ -318,7 +318,7 @@ def test_a_diagnosis_continues_from_engines_built_by_hand(open_small) -> None:
     later = open_small(engine=engine)
     subject = later.context.subject
     journal = DiagnosisJournal(later.context.journal.folder, subject, resume=True)
-    diagnosis = investigate(Context(subject, journal=journal), Options(timed=False))
+    diagnosis = investigate(Context(subject, journal=journal), DiagnosisOptions(timed=False))
     assert diagnosis.culprits == ISLAND
     assert diagnosis.confirmed
     unobserved = [plan for plan in subject.candidate.plans if plan.observation == "none"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
-from harness.search import Evaluation, Group, Options, Outcome, Problem, Result
+from harness.search import Evaluation, Group, Outcome, Problem, Result, SearchOptions
 
 Units = frozenset[str]
 
@@ -55,4 +55,4 @@ def killed_problem() -> Problem:
 
 
 KILLED_CULPRITS = ("n4", "n17")
-KILLED_OPTIONS = Options(repeats=2)
+KILLED_OPTIONS = SearchOptions(repeats=2)

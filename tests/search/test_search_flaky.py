@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from search_oracles import Units, held, names
 
-from harness.search import Budget, Evaluation, Options, Outcome, Problem, Result, SearchVerdict, search
+from harness.search import Budget, Evaluation, Outcome, Problem, Result, SearchOptions, SearchVerdict, search
 from harness.search.session import FEWEST, GivenUp, Session
 
 P, F = Outcome.PASS, Outcome.FAIL
@@ -23,7 +23,9 @@ def flaky(result: Result, treated: tuple[str, ...]) -> tuple[int, int]:
 @pytest.mark.parametrize(("outcomes", "counts"), [([F, P, F], (1, 2)), ([P, P, F], (2, 1))])
 def test_a_baseline_that_does_not_repeat_is_flaky_with_its_counts(outcomes, counts):
     left = iter(outcomes)
-    result = search(Problem(names(4)), lambda treated: Evaluation(next(left)), options=Options(repeats=3))
+    result = search(
+        Problem(names(4)), lambda treated: Evaluation(next(left)), options=SearchOptions(repeats=3)
+    )
     assert flaky(result, ()) == counts
     assert held(result)["repeatable"] is False
 
@@ -37,13 +39,15 @@ def test_an_answer_that_does_not_repeat_is_flaky_and_names_no_culprit():
             return Evaluation(F)
         return Evaluation(F if asked.count(treated) > 1 and len(treated) == 1 else P)
 
-    result = search(Problem(names(4)), oracle, options=Options(repeats=2))
+    result = search(Problem(names(4)), oracle, options=SearchOptions(repeats=2))
     assert flaky(result, ("n2",)) == (1, 1)
 
 
 def test_a_whole_that_fails_once_is_flaky_not_lost():
     outcomes = iter([F, F, F, F, P, P])
-    result = search(Problem(names(2)), lambda treated: Evaluation(next(outcomes)), options=Options(repeats=2))
+    result = search(
+        Problem(names(2)), lambda treated: Evaluation(next(outcomes)), options=SearchOptions(repeats=2)
+    )
     assert flaky(result, ("n0", "n1")) == (1, 1)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from harness.errors import UsageError
-from harness.search import Budget, Group, Options, Problem
+from harness.search import Budget, Group, Problem, SearchOptions
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_problem_that_makes_no_sense_is_refused_with_the_name_at_fault(argumen
     [
         lambda: Budget(evaluations=-1),
         lambda: Budget(seconds=math.nan),
-        lambda: Options(repeats=0),
+        lambda: SearchOptions(repeats=0),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make):

@@ -17,10 +17,10 @@ from harness.search import (
     Direction,
     Group,
     Journal,
-    Options,
     Outcome,
     Problem,
     Result,
+    SearchOptions,
     SearchVerdict,
     search,
 )
@@ -51,12 +51,12 @@ def problems(draw: st.DrawFn, most: int = 6) -> Problem:
 
 
 @st.composite
-def options(draw: st.DrawFn, directions: st.SearchStrategy[Direction]) -> Options:
-    return Options(direction=draw(directions), prove=draw(st.booleans()))
+def options(draw: st.DrawFn, directions: st.SearchStrategy[Direction]) -> SearchOptions:
+    return SearchOptions(direction=draw(directions), prove=draw(st.booleans()))
 
 
 @st.composite
-def arbitrary(draw: st.DrawFn) -> tuple[Problem, Options, dict[Units, Outcome]]:
+def arbitrary(draw: st.DrawFn) -> tuple[Problem, SearchOptions, dict[Units, Outcome]]:
     """Any oracle at all: a monotone one of which a part is replaced by other outcomes, up to nothing but noise."""
     problem = draw(problems(most=5))
     chance = random.Random(draw(st.integers(0, 2**32)))
@@ -95,7 +95,9 @@ def property_of(truth: dict[Units, Outcome], problem: Problem, direction: Direct
 
 @quick
 @given(arbitrary())
-def test_never_says_anything_untrue_whatever_the_oracle(drawn: tuple[Problem, Options, dict[Units, Outcome]]):
+def test_never_says_anything_untrue_whatever_the_oracle(
+    drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]],
+):
     problem, asked, truth = drawn
     oracle = Counting(table(truth))
     result = search(problem, oracle, options=asked)
@@ -116,7 +118,7 @@ def test_never_says_anything_untrue_whatever_the_oracle(drawn: tuple[Problem, Op
     check_answer(problem, asked, truth, result)
 
 
-def check_answer(problem: Problem, asked: Options, truth: dict[Units, Outcome], result: Result) -> None:
+def check_answer(problem: Problem, asked: SearchOptions, truth: dict[Units, Outcome], result: Result) -> None:
     def has(units: Units) -> Outcome:
         return property_of(truth, problem, asked.direction, units)
 
@@ -138,7 +140,7 @@ def check_answer(problem: Problem, asked: Options, truth: dict[Units, Outcome], 
 
 
 @st.composite
-def monotone(draw: st.DrawFn) -> tuple[Problem, Options, dict[Units, Outcome]]:
+def monotone(draw: st.DrawFn) -> tuple[Problem, SearchOptions, dict[Units, Outcome]]:
     problem = draw(problems())
     truth = draw(monotone_truth(problem))
     asked = draw(options(st.sampled_from(Direction)))
@@ -148,7 +150,7 @@ def monotone(draw: st.DrawFn) -> tuple[Problem, Options, dict[Units, Outcome]]:
 @quick
 @given(monotone())
 def test_monotone_oracles_are_always_answered_and_assumed_right(
-    drawn: tuple[Problem, Options, dict[Units, Outcome]],
+    drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]],
 ):
     problem, asked, truth = drawn
     result = search(problem, table(truth), options=asked)
@@ -161,7 +163,7 @@ def test_monotone_oracles_are_always_answered_and_assumed_right(
 
 @quick
 @given(arbitrary())
-def test_a_search_is_deterministic(drawn: tuple[Problem, Options, dict[Units, Outcome]]):
+def test_a_search_is_deterministic(drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]]):
     problem, asked, truth = drawn
     first, second = (Counting(table(truth)) for _ in range(2))
     results = [search(problem, oracle, options=asked) for oracle in (first, second)]
@@ -172,7 +174,7 @@ def test_a_search_is_deterministic(drawn: tuple[Problem, Options, dict[Units, Ou
 @settings(quick, max_examples=60)
 @given(arbitrary(), st.data())
 def test_a_resumed_search_is_the_same_search(
-    drawn: tuple[Problem, Options, dict[Units, Outcome]], data: st.DataObject
+    drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]], data: st.DataObject
 ):
     problem, asked, truth = drawn
     whole = search(problem, table(truth), options=asked)
@@ -199,7 +201,7 @@ def without_time(result: Result) -> Result:
 @quick
 @given(arbitrary(), st.integers(0, 12))
 def test_a_budget_is_kept_and_what_is_known_is_reported(
-    drawn: tuple[Problem, Options, dict[Units, Outcome]], limit: int
+    drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]], limit: int
 ):
     problem, asked, truth = drawn
     oracle = Counting(table(truth))
@@ -211,13 +213,13 @@ def test_a_budget_is_kept_and_what_is_known_is_reported(
     if result.best is not None:
         assert property_of(truth, problem, asked.direction, frozenset(result.best)) is P
     if result.answered and result.minimal:
-        check_answer(problem, Options(direction=asked.direction, prove=True), truth, result)
+        check_answer(problem, SearchOptions(direction=asked.direction, prove=True), truth, result)
 
 
 @quick
 @given(monotone(), st.booleans())
 def test_delta_debugging_and_structure_alone_leave_a_set_without_a_superfluous_unit(
-    drawn: tuple[Problem, Options, dict[Units, Outcome]], by_structure: bool
+    drawn: tuple[Problem, SearchOptions, dict[Units, Outcome]], by_structure: bool
 ):
     problem, asked, truth = drawn
     predicate = Predicate(Session(problem, table(truth), budget=Budget()), Log(), asked.direction)

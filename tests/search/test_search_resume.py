@@ -12,7 +12,7 @@ import pytest
 from search_oracles import KILLED_CULPRITS, KILLED_OPTIONS, Counting, conjunction, killed_problem
 
 from harness.errors import BudgetExhaustedError
-from harness.search import Budget, Evaluation, Journal, Options, Outcome, SearchVerdict, search
+from harness.search import Budget, Evaluation, Journal, Outcome, SearchOptions, SearchVerdict, search
 
 PROBLEM = killed_problem()
 UNITS = PROBLEM.units
@@ -131,7 +131,7 @@ def test_an_oracle_without_a_budget_ends_the_search_as_its_own_does(tmp_path: Pa
 def test_repeated_evaluations_are_replayed_in_their_order(tmp_path: Path):
     outcomes = iter([Outcome.FAIL, Outcome.FAIL, Outcome.PASS])
     path = tmp_path / "journal.jsonl"
-    options = Options(repeats=3)
+    options = SearchOptions(repeats=3)
     with Journal.create(path, PROBLEM) as journal:
         first = search(PROBLEM, lambda treated: Evaluation(next(outcomes)), options=options, journal=journal)
     with Journal.resume(path, PROBLEM) as journal:

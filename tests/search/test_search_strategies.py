@@ -14,10 +14,10 @@ from harness.search import (
     Direction,
     Evaluation,
     Group,
-    Options,
     Outcome,
     Problem,
     Progress,
+    SearchOptions,
     SearchVerdict,
     Strategy,
     search,
@@ -26,7 +26,7 @@ from harness.search.bisect import Cut
 from harness.search.ranked import guess, ranking
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
-QUICK = Options(prove=False)
+QUICK = SearchOptions(prove=False)
 
 
 def scored(count: int, top: dict[str, float], rest: float = 1.0) -> dict[str, float]:
@@ -114,7 +114,7 @@ class TestPrior:
     def test_a_misleading_ranking_still_finds_the_culprit(self, prove: bool):
         problem = Problem(names(500), scores=scored(500, {"n1": 1000.0, "n2": 900.0}))
         for culprit in ("n5", "n123", "n499"):
-            result = search(problem, conjunction([culprit]), options=Options(prove=prove))
+            result = search(problem, conjunction([culprit]), options=SearchOptions(prove=prove))
             assert result.culprits == (culprit,)
             assert result.evaluations <= 35
 
@@ -261,7 +261,7 @@ class TestUnresolved:
                 else conjunction(["n12", "n30"])(treated)
             )
 
-        for options in (Options(), QUICK):
+        for options in (SearchOptions(), QUICK):
             result = search(Problem(names(40)), oracle, options=options)
             assert set(result.culprits) == {*block, "n30"}
             assert not result.minimal
@@ -308,7 +308,7 @@ class TestDirection:
     def test_what_the_proof_leaves_of_an_answer_is_evaluated_as_often_as_configured(self):
         oracle = Counting(conjunction(["n2", "n5"]))
         problem = Problem(names(8), hints=(frozenset({"n2", "n4", "n5"}),))
-        result = search(problem, oracle, options=Options(direction=Direction.BOTH, repeats=2))
+        result = search(problem, oracle, options=SearchOptions(direction=Direction.BOTH, repeats=2))
         assert result.culprits == ("n2", "n5"), "of the hint, which is a cure and a cause, two are enough"
         assert oracle.asked.count(frozenset(result.culprits)) == 2
 
@@ -318,12 +318,12 @@ class TestDirection:
 
     def test_a_cause_is_the_set_that_fails_alone(self):
         result = search(
-            Problem(names(50)), together({"n7", "n41"}), options=Options(direction=Direction.CAUSE)
+            Problem(names(50)), together({"n7", "n41"}), options=SearchOptions(direction=Direction.CAUSE)
         )
         assert (result.culprits, result.minimal) == (("n7", "n41"), True)
 
     def test_both_directions_want_one_set_that_cures_and_causes(self):
-        both = Options(direction=Direction.BOTH)
+        both = SearchOptions(direction=Direction.BOTH)
         assert search(Problem(names(50)), together({"n7", "n41"}), options=both).culprits == ("n7", "n41")
         assert search(Problem(names(50)), conjunction(["n7", "n41"]), options=both).culprits == ("n7", "n41")
         assert search(Problem(names(50)), conjunction(["n7"]), options=both).culprits == ("n7",)
@@ -334,7 +334,7 @@ class TestDirection:
         known = {frozenset[str](): Evaluation(F), problem.everything: Evaluation(P)}
         for culprit in problem.units:
             result = search(
-                problem, conjunction([culprit]), options=Options(direction=Direction.BOTH), known=known
+                problem, conjunction([culprit]), options=SearchOptions(direction=Direction.BOTH), known=known
             )
             assert (result.culprits, result.minimal) == ((culprit,), True)
             assert result.evaluations <= math.ceil(math.log2(count)) + 3
@@ -342,7 +342,7 @@ class TestDirection:
     def test_a_cause_needs_something_that_passes_when_everything_is_treated(self):
         for direction in (Direction.CAUSE, Direction.BOTH):
             result = search(
-                Problem(names(5)), lambda treated: Evaluation(F), options=Options(direction=direction)
+                Problem(names(5)), lambda treated: Evaluation(F), options=SearchOptions(direction=direction)
             )
             assert (result.verdict, result.evaluations) == (SearchVerdict.LOST, 2)
 

@@ -1,6 +1,6 @@
 from .background import in_background as in_background
 from .budget import DiagnosisBudget as DiagnosisBudget
-from .budget import Options as Options
+from .budget import DiagnosisOptions as DiagnosisOptions
 from .budget import Spending as Spending
 from .context import Context as Context
 from .context import Cured as Cured

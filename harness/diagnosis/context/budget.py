@@ -11,7 +11,7 @@ from harness.errors import BudgetExhaustedError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class DiagnosisOptions:
     """How to diagnose.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from harness.diagnosis.context.budget import Options
+from harness.diagnosis.context.budget import DiagnosisOptions
 from harness.diagnosis.context.engine import Relaxed, regions_around
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.suspects import introduced_by_node
@@ -377,7 +377,7 @@ class Seen:
 
     precision: Precision
     emulated: bool
-    options: Options = field(default_factory=Options)
+    options: DiagnosisOptions = field(default_factory=DiagnosisOptions)
     gates: GateCheck | None = None
     prediction: Prediction | None = None
     sums: FP32Sums | None = None

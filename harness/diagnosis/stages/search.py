@@ -23,10 +23,10 @@ from harness.diagnosis.results import Evidence, EvidenceKind, Fact
 from harness.search import (
     Budget,
     Evaluation,
-    Options,
     Outcome,
     Problem,
     Result,
+    SearchOptions,
     SearchVerdict,
     search,
 )
@@ -65,7 +65,7 @@ def search_candidate(
     context: Context,
     evaluator: Evaluator,
     problem: Problem,
-    options: Options,
+    options: SearchOptions,
     known: Known,
     *,
     name: str,

@@ -14,7 +14,7 @@ from harness.diagnosis.context import Context, Seen, SeparationSearch
 from harness.diagnosis.results import Evidence, EvidenceKind, Separation, Stage
 from harness.diagnosis.stages.search import search_candidate, why_given_up
 from harness.model import Model
-from harness.search import Evaluation, Options, Outcome, Problem
+from harness.search import Evaluation, Outcome, Problem, SearchOptions
 from harness.text import names
 
 PHASE = "separate"
@@ -47,7 +47,7 @@ def search_marks(seen: Seen, context: Context) -> Seen:
         context,
         context.evaluator,
         problem,
-        Options(prove=True, repeats=REPEATS),
+        SearchOptions(prove=True, repeats=REPEATS),
         known,
         name=f"marks-{precision}",
         text="search the marks",

@@ -36,7 +36,7 @@ from harness.diagnosis.stages.search import (
 )
 from harness.errors import UsageError
 from harness.judge import measure_layers
-from harness.search import Evaluation, Options, Outcome
+from harness.search import Evaluation, Outcome, SearchOptions
 from harness.tensors import Precision
 
 MOST_SUSPECTS = 64
@@ -142,7 +142,7 @@ def cure_on_emulator(
     else:
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     at_hand = {} if hint is None else {hint: known.pop(hint)}
-    options = Options(prove=share == 1.0 and proved)
+    options = SearchOptions(prove=share == 1.0 and proved)
     result = search_candidate(
         context, evaluator, problem, options, known, name=name, text=text, at_hand=at_hand, share=share
     )

@@ -59,7 +59,7 @@ from harness.diagnosis.stages.search import (
 )
 from harness.errors import BudgetExhaustedError, CandidateError, UsageError
 from harness.model import PRODUCTS
-from harness.search import Evaluation, Options, Outcome, SearchVerdict
+from harness.search import Evaluation, Outcome, SearchOptions, SearchVerdict
 from harness.text import percent, plural
 
 PRICE_PHASE = "price"
@@ -336,7 +336,7 @@ def search_engine(seen: Seen, context: Context) -> Seen:
         hints += island_hints(subject, seen.starts, prior, {*seen.known, *hints})
         origins = [layer.node for layer in prediction.origins] or seen.starts
         hints += block_hints(subject, origins, {*seen.known, *hints})
-    options = Options(
+    options = SearchOptions(
         prove=seen.options.prove or not prediction.fails, repeats=1 if prediction.fails else REPEATS
     )
     found = cure_on_engine(seen, context, hints, seen.known, options, name="islands", text=text)
@@ -362,7 +362,7 @@ def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
         context,
         [island],
         known,
-        Options(prove=True),
+        SearchOptions(prove=True),
         name="minimal",
         text=text,
         phase="minimal",
@@ -380,7 +380,7 @@ def cure_on_engine(
     context: Context,
     hints: Sequence[frozenset[str]],
     known: Known,
-    options: Options,
+    options: SearchOptions,
     *,
     name: str,
     text: str,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from harness.diagnosis.context import Effects, Evaluator, Prediction, inherited
 from harness.diagnosis.stages.search import CURE_PHASE, island_problem
-from harness.search import Evaluation, Options, Outcome, search
+from harness.search import Evaluation, Outcome, SearchOptions, search
 
 MOST_TRIES = 3
 """How many islands are built, each with more margin than the one before."""
@@ -62,6 +62,6 @@ def island_with_margin(
 
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
     problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
-    found = search(problem, oracle, options=Options(prove=False))
+    found = search(problem, oracle, options=SearchOptions(prove=False))
     island = found.culprits if found.answered else ()
     return (island, left[frozenset(island)]) if island and frozenset(island) in left else None
