@@ -34,7 +34,7 @@ from harness.cli.progress import RunProgress
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
 from harness.history.store.files import PARTS, RunWriter, interrupted, list_runs, read_plan
-from harness.judge import MadeWith, ProgressEvent
+from harness.judge import MadeWith, RunEvent
 from harness.report import drift_markdown, drift_page
 from harness.tensors import Precision
 
@@ -54,7 +54,7 @@ class _Timed(RunProgress):
         super().__init__(sys.stderr)
         self.deadline = deadline
 
-    def __call__(self, event: ProgressEvent) -> None:
+    def __call__(self, event: RunEvent) -> None:
         if event.kind == "start" and time.monotonic() > self.deadline:
             raise TimeIsUp
         super().__call__(event)

@@ -23,12 +23,12 @@ from benchmarks.spread import no_scheduler
 from harness.search import (
     Budget,
     Direction,
-    Evaluation,
     Group,
     Oracle,
     Outcome,
     Problem,
     SearchOptions,
+    Trial,
     search,
 )
 from harness.search.predicate import Log, Predicate
@@ -46,7 +46,7 @@ class Fault:
     oracle: Oracle
     best: int
     culprits: frozenset[str] | None = None
-    known: tuple[tuple[frozenset[str], Evaluation], ...] = ()
+    known: tuple[tuple[frozenset[str], Trial], ...] = ()
 
 
 Make = Callable[[random.Random, int], Fault]
@@ -88,7 +88,7 @@ def units_of(count: int) -> tuple[str, ...]:
 
 
 def conjunction(culprits: frozenset[str]) -> Oracle:
-    return lambda treated: Evaluation(Outcome.PASS if culprits <= treated else Outcome.FAIL)
+    return lambda treated: Trial(Outcome.PASS if culprits <= treated else Outcome.FAIL)
 
 
 def planted(count: int, choose: Callable[[random.Random, int], Iterable[int]]) -> Make:
@@ -156,10 +156,10 @@ def accumulated(noise: float, *, numbers: bool = True, prior: bool = True) -> Ma
         best = chance.randint(16, 22)
         limit = math.sqrt(sum(squares[best:]) + 0.99 * chance.random() * squares[best - 1])
 
-        def oracle(treated: frozenset[str]) -> Evaluation:
+        def oracle(treated: frozenset[str]) -> Trial:
             badness = math.sqrt(sum(error * error for unit, error in errors.items() if unit not in treated))
             outcome = Outcome.PASS if badness <= limit else Outcome.FAIL
-            return Evaluation(outcome, badness, limit - badness) if numbers else Evaluation(outcome)
+            return Trial(outcome, badness, limit - badness) if numbers else Trial(outcome)
 
         return Fault(Problem(units, scores=scores if prior else None), oracle, best)
 
@@ -173,9 +173,9 @@ def unresolved(make: Make, share: float) -> Make:
         fault = make(chance, number)
         salt, built = chance.random(), frozenset({frozenset[str](), fault.problem.everything})
 
-        def oracle(treated: frozenset[str]) -> Evaluation:
+        def oracle(treated: frozenset[str]) -> Trial:
             fails = random.Random(f"{salt} {sorted(treated)}").random() < share
-            return Evaluation(Outcome.UNRESOLVED) if fails and treated not in built else fault.oracle(treated)
+            return Trial(Outcome.UNRESOLVED) if fails and treated not in built else fault.oracle(treated)
 
         return Fault(fault.problem, oracle, fault.best, fault.culprits)
 
@@ -185,7 +185,7 @@ def unresolved(make: Make, share: float) -> Make:
 def tactics(chance: random.Random, _: int) -> Fault:
     """One bad choice among 64 that differ between a good build and a bad one, both of which are known."""
     fault = planted(64, lambda chance, _: [chance.randrange(64)])(chance, 0)
-    ends = (frozenset[str](), Evaluation(Outcome.FAIL)), (fault.problem.everything, Evaluation(Outcome.PASS))
+    ends = (frozenset[str](), Trial(Outcome.FAIL)), (fault.problem.everything, Trial(Outcome.PASS))
     return Fault(fault.problem, fault.oracle, fault.best, fault.culprits, known=ends)
 
 
@@ -195,7 +195,7 @@ def pair(chance: random.Random, _: int) -> Fault:
     culprits = frozenset(chance.sample(units, 2))
     return Fault(
         Problem(units),
-        lambda treated: Evaluation(Outcome.PASS if culprits & treated else Outcome.FAIL),
+        lambda treated: Trial(Outcome.PASS if culprits & treated else Outcome.FAIL),
         2,
         culprits,
     )

@@ -36,7 +36,7 @@ from harness.text import command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.diagnosis import Diagnosis, ProgressEvent
+    from harness.diagnosis import Diagnosis, DiagnosisEvent
     from harness.judge import Given
     from harness.quantization import Subject
     from harness.tensors import Precision
@@ -174,10 +174,10 @@ def _show(diagnosis: Diagnosis, outputs: Outputs, *, details: bool) -> None:
     outputs.print_folder()
 
 
-def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[ProgressEvent], None]:
+def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[DiagnosisEvent], None]:
     """`progress`, which loads what draws pages when the first engine is under way."""
 
-    def follow(event: ProgressEvent) -> None:
+    def follow(event: DiagnosisEvent) -> None:
         progress(event)
         outputs.load_ahead()
 

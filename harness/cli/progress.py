@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-    from harness.diagnosis import ProgressEvent as StageEvent
-    from harness.judge import ProgressEvent as RunEvent
-    from harness.judge import RunResult
+    from harness.diagnosis import DiagnosisEvent
+    from harness.judge import RunEvent, RunResult
 
 FIRST_REMINDER_SECONDS = 60.0
 
@@ -196,7 +195,7 @@ class StageProgress(_Progress):
         spent = TextColumn("{task.fields[spent]}", style="dim", markup=False)
         return SpinnerColumn(), text, TimeElapsedColumn(), spent
 
-    def __call__(self, event: StageEvent) -> None:
+    def __call__(self, event: DiagnosisEvent) -> None:
         """Show a step of a stage."""
         step = (event.stage, event.text)
         self._remind("stage", str(event), f", {spent(event)}", restart=step != self._printed)
@@ -258,7 +257,7 @@ def _ended(result: RunResult) -> str:
     return f"{title(result)}: {word}{error}{perturbed}{took}"
 
 
-def spent(event: StageEvent) -> str:
+def spent(event: DiagnosisEvent) -> str:
     """`12 emulations, 2 builds, 5 suspects, about 3 to go (b7_sq, b7_mean …)`."""
     parts = [
         plural(event.emulations, "emulation"),

@@ -45,7 +45,7 @@ from harness.text import plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.judge import JudgeOptions, ProgressEvent, RunReport
+    from harness.judge import JudgeOptions, RunEvent, RunReport
     from harness.tactics import Repeats
 
 app = typer.Typer(add_completion=False)
@@ -171,7 +171,7 @@ def run(
     def so_far() -> RunReport:
         return RunReport(fingerprint_of(progress.done), progress.done, interrupted=True)
 
-    def follow(event: ProgressEvent) -> None:
+    def follow(event: RunEvent) -> None:
         progress(event)
         if event.result is not None and progress.count < event.total:  # the report follows the last at once
             outputs.keep(lambda: so_far().to_dict())

@@ -17,13 +17,13 @@ from harness.compiler import conversion_warning
 from harness.diagnosis.context import (
     ENGINES_OF_A_CURE,
     JOURNAL,
+    Conclusion,
     Context,
     DiagnosisBudget,
     DiagnosisJournal,
     DiagnosisOptions,
+    DiagnosisProgress,
     EngineFor,
-    Findings,
-    Progress,
     Seen,
     Subject,
     Unseen,
@@ -78,7 +78,7 @@ def diagnose(
     resume: bool = False,
     journal: Path | str | None = None,
     out: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: DiagnosisProgress | None = None,
     options: DiagnosisOptions | None = None,
     judge: Judge | None = None,
     idle: Callable[[], None] = lambda: None,
@@ -155,7 +155,7 @@ def diagnose_model(
     build: BuildOptions | None = None,
     budget: DiagnosisBudget | None = None,
     out: Path | None = None,
-    progress: Progress | None = None,
+    progress: DiagnosisProgress | None = None,
     options: DiagnosisOptions | None = None,
 ) -> Diagnosis:
     """Diagnose a model that is at hand, without a case file; nothing is written but to `out`.
@@ -293,7 +293,7 @@ def _selections(subject: Subject) -> tuple[Selection, ...]:
     return over_samples(each for one in chosen if one is not None for each in one.selections)
 
 
-def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:
+def _cured(context: Context, found: Conclusion) -> tuple[OutputResult, ...]:
     """The outputs of the engine that was seen to pass with the island."""
     subject = context.subject
     if subject.emulated or not (found.island or found.fp32_sums) or not found.confirmed:
@@ -302,7 +302,7 @@ def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:
     return context.evaluator.passed.get(plan, ())
 
 
-def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
+def _before(context: Context, seen: Seen, found: Conclusion) -> RunResult | None:
     if seen.gates is None or seen.gates.baseline is None:
         return None
     layers = () if seen.prediction is None else seen.failing_layers
@@ -342,7 +342,7 @@ def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> t
     return tuple(replace(layer, origin=layer.node in starts) for layer in layers)
 
 
-def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | None:
+def _after(context: Context, found: Conclusion, *, growth: bool) -> RunResult | None:
     """The emulator with the cure, layer by layer if that is asked for."""
     from harness.diagnosis.stages import emulate_cured
 

@@ -17,9 +17,9 @@ from harness.diagnosis.context import (
     BASELINE,
     FORMATS,
     GATES_PHASE,
+    Conclusion,
     Context,
     DiagnosisJournal,
-    Findings,
     Handover,
     JudgedEvaluation,
     Prediction,
@@ -36,7 +36,7 @@ from harness.diagnosis.results import DiagnosisVerdict, Stage
 from harness.diagnosis.stages import CURE_PHASE, confirm, cure_on_emulator, island_problem
 from harness.judge import COPIES, LayerResult, measure_layers
 from harness.model import NodeInfo
-from harness.search import Evaluation, Outcome, Problem, Result, search
+from harness.search import Outcome, Problem, Result, Trial, search
 
 OF_CANDIDATE, OF_EMULATOR = "islands", "emulator"
 """The journals of a diagnosis: of its candidate and, beside an engine, of the emulator."""
@@ -60,7 +60,7 @@ class KnownIslands:
         self.journal = journal
         self.subject = subject
         self.name = name
-        self.evaluations: dict[frozenset[str], Evaluation] = {}
+        self.evaluations: dict[frozenset[str], Trial] = {}
         self.refresh()
 
     @cached_property
@@ -81,7 +81,7 @@ class KnownIslands:
             assert search_journal is not None
             self.evaluations |= {record.treated: record.evaluation for record in search_journal.records}
 
-    def add(self, kept: frozenset[str], evaluation: Evaluation) -> None:
+    def add(self, kept: frozenset[str], evaluation: Trial) -> None:
         """Write an evaluation to disk; one with the outcome that is known already is not repeated.
 
         What could not be judged is not written: it may be another time, and a resumed search would not try again.
@@ -202,7 +202,7 @@ class ByHand:
             return self._bisect_everything()
         known = self.on_emulator
 
-        def oracle(treated: frozenset[str]) -> Evaluation:
+        def oracle(treated: frozenset[str]) -> Trial:
             kept = fixed | treated
             found = known.evaluations.get(kept)
             if found is None:
@@ -236,5 +236,5 @@ class ByHand:
         """Write the files that a diagnosis hands over for an island, without the repro."""
         # By hand it is shown that an island passes, not what kind of fault it cures.
         verdict = DiagnosisVerdict.UNRESOLVED
-        found = Findings(verdict, culprits=kept, island=kept, confirmed=passes)
+        found = Conclusion(verdict, culprits=kept, island=kept, confirmed=passes)
         return write_handover(self.context, found, "", folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.diagnosis import stages
-from harness.diagnosis.context import Context, DiagnosisOptions, Findings, Seen
+from harness.diagnosis.context import Conclusion, Context, DiagnosisOptions, Seen
 from harness.diagnosis.handover import hand_over
 from harness.diagnosis.results import DiagnosisVerdict, Stage
 from harness.errors import BudgetExhaustedError, StageError
@@ -188,7 +188,7 @@ def _island_is_whole(before: Seen, after: Seen) -> Conditions:
 
 
 def _what_is_confirmed_cures(_: Seen, after: Seen) -> Conditions:
-    found = after.findings or Findings(DiagnosisVerdict.UNRESOLVED)
+    found = after.findings or Conclusion(DiagnosisVerdict.UNRESOLVED)
     # FP32 throughout cures TF32 without naming a node.
     named = bool(found.culprits or found.fp32_sums) or _right_in_fp32(after)
     yield named or not found.confirmed, "that what is confirmed names a cure"

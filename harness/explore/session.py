@@ -13,9 +13,9 @@ from harness.diagnosis import (
     JOURNAL,
     ByHand,
     Context,
+    DiagnosisProgress,
     JudgedEvaluation,
     KnownIslands,
-    Progress,
     Subject,
     choose_case,
     choose_precision,
@@ -51,7 +51,7 @@ def open_session(
     environment: str | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
     out: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: DiagnosisProgress | None = None,
 ) -> Iterator[Session]:
     """A session on one case; leaving it frees the workers.
 

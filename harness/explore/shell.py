@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
-from harness.diagnosis import Progress, ProgressEvent
+from harness.diagnosis import DiagnosisEvent, DiagnosisProgress
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.explore.answers import Answer, BisectResult, TryResult
 from harness.explore.commands import Command, parse
@@ -39,7 +39,7 @@ class Shell:
         self,
         session: Session,
         console: Console,
-        progress: Callable[[], AbstractContextManager[Progress]],
+        progress: Callable[[], AbstractContextManager[DiagnosisProgress]],
     ) -> None:
         self.session = session
         self.console = console
@@ -194,10 +194,10 @@ _ANSWERS: dict[str, Callable[[Session, Command], Answer]] = {
 class _OnDemand:
     """A progress display that is made at the first event: most commands are done before there is any."""
 
-    def __init__(self, make: Callable[[], AbstractContextManager[Progress]]) -> None:
+    def __init__(self, make: Callable[[], AbstractContextManager[DiagnosisProgress]]) -> None:
         self._make = make
         self._stack = ExitStack()
-        self._display: Progress | None = None
+        self._display: DiagnosisProgress | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -205,7 +205,7 @@ class _OnDemand:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, event: ProgressEvent) -> None:
+    def __call__(self, event: DiagnosisEvent) -> None:
         if self._display is None:
             self._display = self._stack.enter_context(self._make())
         self._display(event)

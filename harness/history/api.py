@@ -15,7 +15,7 @@ from harness.history.judgement import DriftReport, Pair, Waivers, compare_pairs,
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
 from harness.history.store import NAMES, RunInfo, found, list_runs, place_of, read_info, read_runs
 from harness.history.types import Floors, OlderSide
-from harness.judge import Judge, Progress, Target, check_names_of, select_cases
+from harness.judge import Judge, RunProgress, Target, check_names_of, select_cases
 from harness.tensors import Precision
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def drift(
     resume: bool = False,
     against: OlderSide | str = OlderSide.GOLDEN,
     baseline_update: bool = False,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
     scheduler: str | None = None,
 ) -> DriftReport:
     """Build every case at every precision on every release, several times, and compare the newer with the first.

@@ -6,8 +6,8 @@ from .checks import find_hidden as find_hidden
 from .judge import Judge as Judge
 from .judge import blank_result as blank_result
 from .judge import failed_result as failed_result
-from .lanes import Progress as Progress
-from .lanes import ProgressEvent as ProgressEvent
+from .lanes import RunEvent as RunEvent
+from .lanes import RunProgress as RunProgress
 from .lanes import side_by_side as side_by_side
 from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful

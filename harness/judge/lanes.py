@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ProgressEvent:
+class RunEvent:
     """What a progress display needs to know.
 
     Args:
@@ -51,7 +51,7 @@ class ProgressEvent:
     result: RunResult | None = None
 
 
-Progress = Callable[[ProgressEvent], None]
+RunProgress = Callable[[RunEvent], None]
 T = TypeVar("T")
 _JOIN_SECONDS = 30.0
 _SWITCH_SECONDS = 0.0005
@@ -107,7 +107,7 @@ class _Events:
     `progress` is called by one thread at a time, and not any more when `over` is set: what fails then was interrupted.
     """
 
-    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
+    def __init__(self, runs: Sequence[Run], progress: RunProgress) -> None:
         self.runs, self.progress = runs, progress
         self.guard = threading.Lock()
         self.over = threading.Event()
@@ -132,9 +132,7 @@ class _Events:
                 self.left_out.update(i for i in others if i not in self.begun)
             before = sum(i < index for i in self.left_out)
             at, total = index - before, len(self.runs) - len(self.left_out)
-            event = ProgressEvent(
-                kind, at, total, run.case.name, run.spec.precision, run.candidate, stage, result
-            )
+            event = RunEvent(kind, at, total, run.case.name, run.spec.precision, run.candidate, stage, result)
             try:
                 self.progress(event)
             except BaseException:
@@ -150,7 +148,7 @@ class _Lanes:
         progress: gets every event.
     """
 
-    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
+    def __init__(self, runs: Sequence[Run], progress: RunProgress) -> None:
         self.runs, self.events = runs, _Events(runs, progress)
         self.results: dict[int, RunResult] = {}
         self.again: list[int] = []
@@ -238,7 +236,7 @@ def plan_lanes(judge: Judge, runs: Sequence[Run]) -> list[Lane]:
 
 
 def carry_out(
-    judge: Judge, runs: Sequence[Run], progress: Progress, lanes: Sequence[Lane]
+    judge: Judge, runs: Sequence[Run], progress: RunProgress, lanes: Sequence[Lane]
 ) -> tuple[RunResult, ...]:
     """The results of `runs`, in their order; of a case that cannot be judged at all there is one.
 
@@ -276,7 +274,7 @@ def is_of_others(result: RunResult) -> bool:
     return error.fault in _SCARCE or error.kind in _LOST
 
 
-def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
+def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: RunProgress) -> tuple[RunResult, ...]:
     """As `carry_out`, on the workers of a scheduler.
 
     Raises:

@@ -22,7 +22,7 @@ from harness.case import (
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge
-from harness.judge.lanes import Progress, Run, carry_out, carry_out_on, plan_lanes
+from harness.judge.lanes import Run, RunProgress, carry_out, carry_out_on, plan_lanes
 from harness.judge.measurement import JudgeOptions
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
@@ -79,7 +79,7 @@ def run(
     given: Given | None = None,
     tags: Sequence[str] | str = (),
     options: JudgeOptions | None = None,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
     judge: Judge | None = None,
     scheduler: str | None = None,
 ) -> RunReport:
@@ -135,7 +135,7 @@ def run(
     return RunReport(fingerprint=fingerprint_of(results), results=results)
 
 
-def _run_on(address: str, runs: Sequence[Run], cases: Sequence[Case], progress: Progress) -> RunReport:
+def _run_on(address: str, runs: Sequence[Run], cases: Sequence[Case], progress: RunProgress) -> RunReport:
     """The report of `runs`, carried out by the workers of a scheduler."""
     from harness.cluster import opened
 
@@ -164,7 +164,7 @@ def compare(
     inputs: Mapping[str, Sequence[int]] | None = None,
     given: Given | None = None,
     options: JudgeOptions | None = None,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
 ) -> RunReport:
     """Judge one ONNX file by another, or a file by saved outputs, or saved outputs by a file.
 

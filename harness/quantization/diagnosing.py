@@ -24,7 +24,7 @@ from harness.quantization.placement import Misplaced, find_misplaced, with_produ
 from harness.quantization.ranking import Candidate, Ranking, best_of, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
-from harness.search import Evaluation, Outcome, Problem, SearchOptions, search
+from harness.search import Outcome, Problem, SearchOptions, Trial, search
 from harness.tensors import NEVER, Precision, to_json
 
 SLACK = 1.5
@@ -332,9 +332,9 @@ class _Diagnosing:
     ) -> tuple[tuple[str, ...], bool]:
         """The smallest set of pairs whose treatment brings the error below `limit`; all of them if none does."""
 
-        def oracle(names: frozenset[str]) -> Evaluation:
+        def oracle(names: frozenset[str]) -> Trial:
             error = self.outputs.error(setting(names))
-            return Evaluation(Outcome.PASS if error <= limit else Outcome.FAIL, error, limit - error)
+            return Trial(Outcome.PASS if error <= limit else Outcome.FAIL, error, limit - error)
 
         units = tuple(pair.name for pair in self.pairs)
         known = {name: score for name, score in scores.items() if not math.isnan(score)}

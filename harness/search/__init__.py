@@ -4,9 +4,9 @@ It knows nothing of ONNX or TensorRT. There are units (strings). A configuration
 *treated*, for example kept in FP32. An oracle evaluates a configuration: pass, fail, or unresolved. Treating
 nothing fails; treating everything passes; which few units are enough?
 
-    from harness.search import Budget, Journal, Outcome, SearchOptions, Problem, Evaluation, search
+    from harness.search import Budget, Journal, Outcome, SearchOptions, Problem, Trial, search
 
-    def oracle(treated: frozenset[str]) -> Evaluation:
+    def oracle(treated: frozenset[str]) -> Trial:
         """Build and run with `treated` in FP32; say how bad it is."""
         ...
 

@@ -5,13 +5,13 @@ from .problem import Problem as Problem
 from .types import Assumption as Assumption
 from .types import Budget as Budget
 from .types import Direction as Direction
-from .types import Evaluation as Evaluation
 from .types import Oracle as Oracle
 from .types import Outcome as Outcome
-from .types import Progress as Progress
 from .types import Result as Result
 from .types import SearchOptions as SearchOptions
+from .types import SearchProgress as SearchProgress
 from .types import SearchVerdict as SearchVerdict
 from .types import Step as Step
 from .types import Strategy as Strategy
 from .types import Tally as Tally
+from .types import Trial as Trial

@@ -15,14 +15,14 @@ from harness.search.strategy import narrow
 from harness.search.types import (
     Budget,
     Direction,
-    Evaluation,
     Oracle,
     Outcome,
-    Progress,
     Result,
     SearchOptions,
+    SearchProgress,
     SearchVerdict,
     Tally,
+    Trial,
 )
 
 REPEATABLE = "a configuration gives the same outcome each time"
@@ -36,8 +36,8 @@ def search(
     options: SearchOptions | None = None,
     budget: Budget | None = None,
     journal: Journal | None = None,
-    known: Mapping[frozenset[str], Evaluation] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    known: Mapping[frozenset[str], Trial] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
     ahead: Callable[[Sequence[frozenset[str]]], None] | None = None,
 ) -> Result:
     """Find a minimal set of units whose treatment makes the oracle pass, or what else `options` say.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import JournalError
 from harness.search.problem import Problem
-from harness.search.types import Evaluation, Outcome
+from harness.search.types import Outcome, Trial
 from harness.tensors import append_line, from_json, read_journal, take_lock, to_json, write_text
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Record:
     """One line of a journal: a configuration and what one evaluation of it said."""
 
     treated: frozenset[str]
-    evaluation: Evaluation
+    evaluation: Trial
 
 
 class Journal:
@@ -109,7 +109,7 @@ class Journal:
             lock.release()
             raise
 
-    def append(self, treated: frozenset[str], evaluation: Evaluation) -> None:
+    def append(self, treated: frozenset[str], evaluation: Trial) -> None:
         """Write one evaluation; it is on the disk when this returns."""
         if self._descriptor is None:
             raise JournalError("the journal is closed", where=self.path, hint="open it with Journal.resume")
@@ -161,7 +161,7 @@ def _check_header(path: Path, problem: Problem, line: bytes) -> None:
         raise JournalError(message, where=path, hint=hint)
 
 
-def _encode(problem: Problem, treated: frozenset[str], found: Evaluation) -> str:
+def _encode(problem: Problem, treated: frozenset[str], found: Trial) -> str:
     positions = _spell_ranges(sorted(problem.positions[unit] for unit in treated))
     line = _Line(positions, found.outcome, found.badness, found.margin, found.seconds, found.note)
     return json.dumps(to_json(line), allow_nan=False)
@@ -170,7 +170,7 @@ def _encode(problem: Problem, treated: frozenset[str], found: Evaluation) -> str
 def _decode(problem: Problem, line: bytes) -> Record:
     told = from_json(_Line, json.loads(line))
     treated = frozenset(problem.units[position] for position in _read_ranges(told.treated))
-    return Record(treated, Evaluation(told.outcome, told.badness, told.margin, told.seconds, told.note))
+    return Record(treated, Trial(told.outcome, told.badness, told.margin, told.seconds, told.note))
 
 
 def _spell_ranges(positions: list[int]) -> str:

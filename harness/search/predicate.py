@@ -9,12 +9,12 @@ from harness.search.session import Session
 from harness.search.types import (
     Assumption,
     Direction,
-    Evaluation,
     Outcome,
-    Progress,
+    SearchProgress,
     SearchVerdict,
     Step,
     Strategy,
+    Trial,
 )
 
 
@@ -45,7 +45,7 @@ class Log:
         on_progress: called after each evaluation. None: nobody watches.
     """
 
-    def __init__(self, on_progress: Callable[[Progress], None] | None = None) -> None:
+    def __init__(self, on_progress: Callable[[SearchProgress], None] | None = None) -> None:
         self.strategy = Strategy.AUTO
         self.suspects = 0
         self.remaining: int | None = None
@@ -72,12 +72,12 @@ class Log:
         """Record an assumption; one of the same name is replaced."""
         self.assumptions[name] = Assumption(name, detail, held)
 
-    def evaluated(self, treated: frozenset[str], evaluation: Evaluation, replayed: bool) -> None:
+    def evaluated(self, treated: frozenset[str], evaluation: Trial, replayed: bool) -> None:
         """Count an evaluation."""
         self.evaluations += 1
         if self._on_progress is not None:
             self._on_progress(
-                Progress(
+                SearchProgress(
                     strategy=self.strategy,
                     evaluations=self.evaluations,
                     suspects=self.suspects,

@@ -40,7 +40,7 @@ class Problem:
             environment. A journal of another identity is refused.
         groups: disjoint groups of units, nested as deep as wanted; they need not cover every unit.
         scores: by unit, how much it is suspected beforehand: larger is more, infinite is allowed, a unit that
-            is missing is the least suspected. Best measured in the unit of `Evaluation.badness`, as the effect of
+            is missing is the least suspected. Best measured in the unit of `Trial.badness`, as the effect of
             leaving only that unit untreated.
         hints: sets that are worth trying before any search, best first.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from harness.search.bisect import Cut, geometric, smallest_prefix
 from harness.search.predicate import Predicate
 from harness.search.problem import Problem
-from harness.search.types import Evaluation, Outcome, Strategy
+from harness.search.types import Outcome, Strategy, Trial
 
 CLEAR_GAP = 8.0
 """Two neighbouring scores this many times apart are taken for the border between culprits and others.
@@ -25,7 +25,7 @@ def ranking(problem: Problem) -> tuple[str, ...]:
     return tuple(sorted(problem.units, key=lambda unit: -scores.get(unit, -math.inf)))
 
 
-def guess(problem: Problem, untreated: Evaluation) -> int | None:
+def guess(problem: Problem, untreated: Trial) -> int | None:
     """How many units of the ranking's top are probably needed; None if the scores do not say.
 
     In this order: the units with an infinite score; what is needed by the numbers, given the evaluation with nothing
@@ -48,7 +48,7 @@ def guess(problem: Problem, untreated: Evaluation) -> int | None:
     return -place if ratio >= CLEAR_GAP else None
 
 
-def _by_numbers(scores: Sequence[float], untreated: Evaluation) -> int | None:
+def _by_numbers(scores: Sequence[float], untreated: Trial) -> int | None:
     """The shortest top whose treatment brings the badness to its limit, if errors add up as independent ones do.
 
     Then the squares of the scores add up to the square of the badness, up to one common factor that the evaluation

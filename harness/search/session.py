@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.search.journal import Journal
 from harness.search.problem import Problem
-from harness.search.types import Budget, Evaluation, Oracle, Outcome, SearchVerdict, Tally
+from harness.search.types import Budget, Oracle, Outcome, SearchVerdict, Tally, Trial
 
 MOST_RECHECKED = 3
 """Contradictions that are evaluated again; an oracle that repeats itself so often is simply not monotone."""
@@ -87,8 +87,8 @@ class Session:
         *,
         budget: Budget,
         journal: Journal | None = None,
-        known: Mapping[frozenset[str], Evaluation] | None = None,
-        on_evaluation: Callable[[frozenset[str], Evaluation, bool], None] | None = None,
+        known: Mapping[frozenset[str], Trial] | None = None,
+        on_evaluation: Callable[[frozenset[str], Trial, bool], None] | None = None,
         ahead: Callable[[Sequence[frozenset[str]]], None] | None = None,
     ) -> None:
         self.problem = problem
@@ -105,10 +105,10 @@ class Session:
         self._journal = journal
         self._on_evaluation = on_evaluation
         self._ahead = ahead
-        self._made: dict[frozenset[str], list[Evaluation]] = {}
+        self._made: dict[frozenset[str], list[Trial]] = {}
         self._judged: dict[frozenset[str], Outcome] = {}
         self._monotonicity = MonotonicityCheck()
-        self._recorded: dict[frozenset[str], deque[Evaluation]] = {}
+        self._recorded: dict[frozenset[str], deque[Trial]] = {}
         for treated, evaluation in (known or {}).items():
             self._made[treated] = [evaluation]
         for record in journal.records if journal is not None else ():
@@ -145,7 +145,7 @@ class Session:
             if self.evaluation(treated, 1).outcome is not self.evaluation(treated).outcome:
                 raise Unrepeatable(treated)
 
-    def evaluation(self, treated: frozenset[str], number: int = 0) -> Evaluation:
+    def evaluation(self, treated: frozenset[str], number: int = 0) -> Trial:
         """The evaluation of that number of a configuration, from memory, journal or oracle.
 
         Raises:
@@ -167,7 +167,7 @@ class Session:
             unresolved=outcomes.count(Outcome.UNRESOLVED),
         )
 
-    def _evaluate(self, treated: frozenset[str]) -> Evaluation:
+    def _evaluate(self, treated: frozenset[str]) -> Trial:
         self._check_budget()
         recorded = self._recorded.get(treated)
         replayed = bool(recorded)
@@ -193,16 +193,16 @@ class Session:
         if self.evaluations >= FEWEST and self.unresolved > share * self.evaluations:
             raise GivenUp(f"{self.unresolved} of {self.evaluations} evaluations could not be judged")
 
-    def _call(self, treated: frozenset[str]) -> Evaluation:
+    def _call(self, treated: frozenset[str]) -> Trial:
         started = time.perf_counter()
         try:
             evaluation = self._oracle(treated)
         except BudgetExhaustedError as error:
             raise BudgetSpent(error.message) from None
-        if not isinstance(evaluation, Evaluation):
+        if not isinstance(evaluation, Trial):
             raise UsageError(
                 f"the oracle returned a {type(evaluation).__name__}",
-                hint="return a harness.search.Evaluation",
+                hint="return a harness.search.Trial",
             )
         if evaluation.seconds is None:
             evaluation = dataclasses.replace(evaluation, seconds=time.perf_counter() - started)

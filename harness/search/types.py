@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Trial:
     """The outcome and the score of one configuration.
 
     Args:
@@ -41,7 +41,7 @@ class Evaluation:
     note: str = ""
 
 
-Oracle = Callable[[frozenset[str]], Evaluation]
+Oracle = Callable[[frozenset[str]], Trial]
 """Evaluates the configuration in which exactly these units are treated (for example kept in FP32).
 
 It turns what it expects to go wrong, such as a failed build, into an unresolved evaluation. What it raises ends the
@@ -132,7 +132,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """What a progress callback receives after each evaluation.
 
     Args:
@@ -150,7 +150,7 @@ class Progress:
     suspects: int
     remaining: int | None
     treated: frozenset[str]
-    evaluation: Evaluation
+    evaluation: Trial
     replayed: bool
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.search import Evaluation, Outcome
+from harness.search import Outcome, Trial
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
 from harness.tactics.units import Side, Unit, orders_for
@@ -133,32 +133,30 @@ class Configurations:
         self.not_taken.update(dict.fromkeys(suspects))
         return not suspects
 
-    def oracle(self, treated: frozenset[str]) -> Evaluation:
+    def oracle(self, treated: frozenset[str]) -> Trial:
         """What a build with the good choice at `treated` comes to."""
         if treated in self._by_chance:
             return self._evaluation(treated, self._by_chance.pop(treated))
         words = what(treated, self.units)
         for _ in range(RETRIES + 1):
             if self.builds >= self.limit:
-                return Evaluation(
-                    Outcome.UNRESOLVED, note=f"the {self.limit} builds that are allowed are used up"
-                )
+                return Trial(Outcome.UNRESOLVED, note=f"the {self.limit} builds that are allowed are used up")
             sample = self._attempt(treated, words)
             if sample.record is None:
-                return Evaluation(Outcome.UNRESOLVED, seconds=sample.seconds, note=sample.note)
+                return Trial(Outcome.UNRESOLVED, seconds=sample.seconds, note=sample.note)
             wanted = {unit: Side.GOOD if unit.layer in treated else Side.BAD for unit in self.units}
             refused = [unit.layer for unit, side in wanted.items() if not unit.took(side, sample.record)]
             if refused:
                 self._note_chance(sample)
                 self.not_taken.update(dict.fromkeys(refused))
-                return Evaluation(
+                return Trial(
                     Outcome.UNRESOLVED,
                     seconds=sample.seconds,
                     note=f"TensorRT did not take what was forced at {listed(refused)}",
                 )
             if self._decides(sample, treated):
                 return self._evaluation(treated, sample)
-        return Evaluation(Outcome.UNRESOLVED, note=f"not forced: {listed(self.not_taken)}")
+        return Trial(Outcome.UNRESOLVED, note=f"not forced: {listed(self.not_taken)}")
 
     def _note_chance(self, sample: Sample) -> None:
         """Remember what was built in place of what was forced, if it is a configuration of the search."""
@@ -169,7 +167,7 @@ class Configurations:
         if self._decides(sample, realised) and known:
             self._by_chance[realised] = sample
 
-    def _evaluation(self, treated: frozenset[str], sample: Sample) -> Evaluation:
+    def _evaluation(self, treated: frozenset[str], sample: Sample) -> Trial:
         self.seen[treated] = sample
         return sample.evaluation
 

@@ -24,13 +24,13 @@ from dataclasses import dataclass, replace
 from harness.search import (
     Budget,
     Direction,
-    Evaluation,
     Journal,
     Outcome,
     Problem,
-    Progress,
     Result,
     SearchOptions,
+    SearchProgress,
+    Trial,
     search,
 )
 from harness.tactics.configurations import Configurations, listed, what
@@ -61,7 +61,7 @@ class TacticSearchOptions:
     builds: int | None = None
     confirm: int = 0
     journal: JournalOf | None = None
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[SearchProgress], None] | None = None
     identity: str = ""
 
 
@@ -251,9 +251,7 @@ class _Search:
                     return done, f"{what(treated, self.configurations.units)}: {expected}, then {outcome}"
         return spare + self.options.confirm, None
 
-    def _unanswered(
-        self, answer: TacticSearchResult, result: Result, replayed: Evaluation
-    ) -> TacticSearchResult:
+    def _unanswered(self, answer: TacticSearchResult, result: Result, replayed: Trial) -> TacticSearchResult:
         reason = replayed.note if result.answered else _reason(result, replayed)
         if self.configurations.not_taken:
             return self._not_reproducible(answer, reason)
@@ -289,7 +287,7 @@ def _proof(forced: str, sample: Sample | None, expected: Outcome) -> Proof:
     return Proof(forced, expected) if sample is None else Proof(forced, sample.outcome, sample.badness)
 
 
-def _reason(result: Result, replayed: Evaluation) -> str:
+def _reason(result: Result, replayed: Trial) -> str:
     last = next((step.text for step in reversed(result.log)), "")
     said = f"the search ended with {result.verdict!s}: {last}"
     return f"{said}; {replayed.note}" if replayed.note else said

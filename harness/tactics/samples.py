@@ -11,8 +11,7 @@ import numpy as np
 
 from harness.backends import Evaluation, Plan
 from harness.errors import CandidateError
-from harness.search import Evaluation as SearchEvaluation
-from harness.search import Outcome
+from harness.search import Outcome, Trial
 from harness.tactics.record import TacticRecord, record_of
 from harness.tactics.variations import Axis, Variation, forced, noise, sources
 from harness.tensors import NEVER, to_json
@@ -59,10 +58,10 @@ class Sample:
         return None if self.record is None else len(self.record.choices)
 
     @property
-    def evaluation(self) -> SearchEvaluation:
+    def evaluation(self) -> Trial:
         """The same as a search sees it; a badness of 1 is the limit."""
         margin = None if self.badness is None else 1.0 - self.badness
-        return SearchEvaluation(self.outcome, self.badness, margin, self.seconds, self.note)
+        return Trial(self.outcome, self.badness, margin, self.seconds, self.note)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON that `from_json` reads again, the record included."""

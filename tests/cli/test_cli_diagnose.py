@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from harness.cli.progress import StageProgress, spent
-from harness.diagnosis import ProgressEvent, Stage
+from harness.diagnosis import DiagnosisEvent, Stage
 
 CASES = Path(__file__).parents[2] / "cases"
 OVERFLOW = CASES / "residual-growth.case.yaml"
@@ -172,8 +172,8 @@ def test_the_precision_is_fp16_where_the_case_has_several(harness) -> None:
 def test_a_terminal_shows_one_line_that_disappears_at_the_end() -> None:
     stream = io.StringIO()
     with StageProgress(terminal=Console(file=stream, force_terminal=True, width=120)) as live:
-        live(ProgressEvent(Stage.CURE, "search the island", 12, 0, 5, ("b7_sq",), 3))
-        live(ProgressEvent(Stage.OBSERVE, "build [with] marks", 12, 2))
+        live(DiagnosisEvent(Stage.CURE, "search the island", 12, 0, 5, ("b7_sq",), 3))
+        live(DiagnosisEvent(Stage.OBSERVE, "build [with] marks", 12, 2))
     shown = stream.getvalue()
     assert "[observe] build [with] marks" in shown
     assert "12 emulations, 2 builds" in shown
@@ -181,9 +181,9 @@ def test_a_terminal_shows_one_line_that_disappears_at_the_end() -> None:
 
 
 def test_what_was_spent_fits_one_line() -> None:
-    event = ProgressEvent(Stage.CURE, "search", 12, 2, 5, ("a", "b", "c", "d"), 3)
+    event = DiagnosisEvent(Stage.CURE, "search", 12, 2, 5, ("a", "b", "c", "d"), 3)
     assert spent(event) == "12 emulations, 2 builds, 5 suspects, about 3 to go (a, b, c …)"
-    assert spent(ProgressEvent(Stage.GATES, "run")) == "0 emulations"
+    assert spent(DiagnosisEvent(Stage.GATES, "run")) == "0 emulations"
 
 
 def test_a_precision_that_rounds_nothing_is_not_reported_as_sound(harness) -> None:

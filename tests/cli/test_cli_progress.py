@@ -4,9 +4,8 @@ from dataclasses import replace
 
 from harness.case import load_case
 from harness.cli.progress import RunProgress, StageProgress
-from harness.diagnosis import ProgressEvent, Stage
-from harness.judge import ProgressEvent as RunEvent
-from harness.judge import run
+from harness.diagnosis import DiagnosisEvent, Stage
+from harness.judge import RunEvent, run
 
 SEARCH = "search the island"
 
@@ -14,9 +13,9 @@ SEARCH = "search the island"
 def test_a_log_reminds_of_a_stage_that_takes_long_and_says_how_far_it_is(capsys) -> None:
     seen = ""
     with StageProgress(sys.stderr, first_reminder=0.02) as progress:
-        progress(ProgressEvent(Stage.GATES, "run the reference"))
-        progress(ProgressEvent(Stage.CURE, SEARCH))
-        step = ProgressEvent(Stage.CURE, SEARCH, emulations=7, suspects=3, suspected=("b1:sq",))
+        progress(DiagnosisEvent(Stage.GATES, "run the reference"))
+        progress(DiagnosisEvent(Stage.CURE, SEARCH))
+        step = DiagnosisEvent(Stage.CURE, SEARCH, emulations=7, suspects=3, suspected=("b1:sq",))
         progress(replace(step, detail="bisect, fail"))
         until = time.monotonic() + 30
         while seen.count("so far") < 2 and time.monotonic() < until:
@@ -32,7 +31,7 @@ def test_a_log_reminds_of_a_stage_that_takes_long_and_says_how_far_it_is(capsys)
 
 def test_a_quiet_display_prints_nothing(capsys) -> None:
     with StageProgress(None, first_reminder=0.01) as progress:
-        progress(ProgressEvent(Stage.CURE, "search the island"))
+        progress(DiagnosisEvent(Stage.CURE, "search the island"))
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
 

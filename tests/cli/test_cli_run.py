@@ -17,7 +17,7 @@ from harness.cli import outputs
 from harness.cli.options import parse_shapes
 from harness.cli.progress import RunProgress
 from harness.errors import UsageError
-from harness.judge import ProgressEvent, RunResult, Verdict
+from harness.judge import RunEvent, RunResult, Verdict
 from harness.tensors import Precision
 
 
@@ -388,20 +388,20 @@ def test_a_shape_that_cannot_be_read_says_how_to_write_it(texts: list[str]) -> N
 def test_progress_says_when_observing_changed_an_engine(faithful: bool | None, said: bool, capsys) -> None:
     result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.XFAIL, faithful=faithful)
     progress = RunProgress(sys.stderr)
-    progress(ProgressEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
+    progress(RunEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
     assert ("perturbed by observation" in capsys.readouterr().err) == said
 
 
 def test_progress_reminds_of_a_run_that_takes_long(capsys) -> None:
     seen = ""
     with RunProgress(sys.stderr, first_reminder=0.02) as progress:
-        progress(ProgressEvent("start", 1, 20, "mlp", Precision.FP16, "trt-8.6"))
-        progress(ProgressEvent("stage", 1, 20, "mlp", Precision.FP16, "trt-8.6", "candidate"))
+        progress(RunEvent("start", 1, 20, "mlp", Precision.FP16, "trt-8.6"))
+        progress(RunEvent("stage", 1, 20, "mlp", Precision.FP16, "trt-8.6", "candidate"))
         until = time.monotonic() + 30
         while seen.count("so far") < 2 and time.monotonic() < until:
             seen += capsys.readouterr().err
         result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.PASS)
-        progress(ProgressEvent("done", 1, 20, "mlp", Precision.FP16, "trt-8.6", result=result))
+        progress(RunEvent("done", 1, 20, "mlp", Precision.FP16, "trt-8.6", result=result))
         capsys.readouterr()
         time.sleep(0.1)
         assert capsys.readouterr().err == ""

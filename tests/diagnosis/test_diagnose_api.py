@@ -19,13 +19,13 @@ from onnx import helper
 import harness.diagnosis
 from harness.case import Tolerance, load_case
 from harness.diagnosis import (
+    Conclusion,
     Context,
     Diagnosis,
     DiagnosisBudget,
+    DiagnosisEvent,
     DiagnosisOptions,
     DiagnosisVerdict,
-    Findings,
-    ProgressEvent,
     Stage,
     Subject,
     diagnose,
@@ -104,7 +104,7 @@ def test_layers_are_measured_when_they_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_progress_tells_the_stages_in_order(tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
+    events: list[DiagnosisEvent] = []
     diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path, progress=events.append)
     order = list(dict.fromkeys(event.stage for event in events))
     assert order == [Stage.GATES, Stage.PREDICT, Stage.CURE, Stage.ATTRIBUTE]
@@ -237,7 +237,7 @@ def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -
     context = Context(Subject(bench, Precision.FP16, bench.emulator))
     seen = replace(
         start(context, DiagnosisOptions()),
-        findings=Findings(DiagnosisVerdict.UNRESOLVED),
+        findings=Conclusion(DiagnosisVerdict.UNRESOLVED),
         handover=Handover(written=False),
     )
     (next_command,) = advise(context, seen)

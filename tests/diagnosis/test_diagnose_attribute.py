@@ -51,7 +51,7 @@ from harness.diagnosis.stages import (
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge import LayerResult, OutputResult
 from harness.model import load_model
-from harness.search import Evaluation, Outcome, SearchOptions
+from harness.search import Outcome, SearchOptions, Trial
 from harness.tensors import Accumulate, Precision, from_json, to_json
 
 FP16 = Precision.FP16
@@ -293,11 +293,11 @@ def test_what_neighbours_do_together_is_shared_out_by_squares() -> None:
 
 
 def test_a_margin_follows_what_the_last_one_left_and_by_how_much_it_missed() -> None:
-    assert next_share(0.5, Evaluation(Outcome.FAIL, 2.0, -1.0)) == pytest.approx(RESERVE * 0.25)
+    assert next_share(0.5, Trial(Outcome.FAIL, 2.0, -1.0)) == pytest.approx(RESERVE * 0.25)
     for trial in (
-        Evaluation(Outcome.PASS, 0.5, 0.5),
-        Evaluation(Outcome.FAIL, 4.1, -3.1),
-        Evaluation(Outcome.UNRESOLVED),
+        Trial(Outcome.PASS, 0.5, 0.5),
+        Trial(Outcome.FAIL, 4.1, -3.1),
+        Trial(Outcome.UNRESOLVED),
     ):
         assert next_share(0.5, trial) is None
 

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness.case import Tolerance
 from harness.diagnosis import Diagnosis, DiagnosisOptions, DiagnosisVerdict, Subject, diagnose_model
 from harness.diagnosis.api import investigate
-from harness.diagnosis.context import Context, Part, cut, make_bench
+from harness.diagnosis.context import Context, GraphPart, cut, make_bench
 from harness.diagnosis.handover import (
     Files,
     ReproInfo,
@@ -338,14 +338,14 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def overflowing() -> Part:
+def overflowing() -> GraphPart:
     model = rmsnorm(scale=600.0)
     bench = make_bench(model, feeds(model))
     return cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
 
 
 def test_a_repro_that_was_begun_is_run_once_and_says_what_is_known_later(
-    tmp_path: Path, overflowing: Part, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, overflowing: GraphPart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
     start = repro_module._start
@@ -362,7 +362,7 @@ def test_a_repro_that_was_begun_is_run_once_and_says_what_is_known_later(
     assert [path.name for path in tmp_path.iterdir()] == ["repro"]
 
 
-def test_a_repro_of_something_else_that_was_begun_is_ended(tmp_path: Path, overflowing: Part) -> None:
+def test_a_repro_of_something_else_that_was_begun_is_ended(tmp_path: Path, overflowing: GraphPart) -> None:
     signature = {"b1_sq": ReproOutput(5, 0.1)}
     info = ReproInfo("sound", Precision.FP16, "what", emulated=True, limits={"b1_sq": 1e-2})
     begun = ReproRun(tmp_path / "repro", overflowing, info, signature)
@@ -377,7 +377,7 @@ def test_a_repro_of_something_else_that_was_begun_is_ended(tmp_path: Path, overf
 
 
 def test_a_repro_that_was_begun_and_is_not_handed_over_leaves_nothing(
-    tmp_path: Path, overflowing: Part
+    tmp_path: Path, overflowing: GraphPart
 ) -> None:
     info = ReproInfo("sound", Precision.FP16, "", emulated=True, limits={"b1_sq": 1e-2})
     begun = ReproRun(tmp_path / "out" / "repro", overflowing, info, {})
@@ -503,7 +503,7 @@ def test_a_part_that_cannot_be_built_is_passed_over() -> None:
     subject = Subject(bench, Precision.FP16, bench.emulator)
     tried: list[int] = []
 
-    def fails(part: Part) -> bool:
+    def fails(part: GraphPart) -> bool:
         tried.append(len(part.model.nodes))
         if tried[-1] == 1:
             raise CandidateError("no engine of a single node")

@@ -216,13 +216,13 @@ def test_a_damaged_entry_is_one_error(tmp_path: Path, line: str, message: str) -
 def test_a_search_by_hand_is_taken_over(tmp_path: Path) -> None:
     """Evaluations in the journal of the islands are not repeated, although there is no journal of a diagnosis."""
     from harness.diagnosis import island_problem
-    from harness.search import Evaluation, Journal, Outcome
+    from harness.search import Journal, Outcome, Trial
 
     engine = make("unforeseen")
     bench = make_bench(engine.model, feeds(engine.model))
     subject = Subject(bench, Precision.FP16, engine)
     with Journal.create(tmp_path / "islands.journal", island_problem(subject)) as journal:
-        journal.append(frozenset({"b1_up"}), Evaluation(Outcome.PASS, 0.5, 0.5, 1.0, "by hand"))
+        journal.append(frozenset({"b1_up"}), Trial(Outcome.PASS, 0.5, 0.5, 1.0, "by hand"))
     second = make("unforeseen")
     answer = once(second, tmp_path, resume=True)
     assert answer["culprits"] == ["b1_up"]

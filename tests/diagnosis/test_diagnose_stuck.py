@@ -28,8 +28,7 @@ from harness.diagnosis import (
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import compiled_regions, make_bench, region_evidence, regions_around
 from harness.diagnosis.stages import block_hints, cure_with_casts
-from harness.search import Evaluation as SearchEvaluation
-from harness.search import Outcome
+from harness.search import Outcome, Trial
 from harness.search.session import FEWEST
 from harness.tensors import Precision
 from harness.worker.protocol import (
@@ -250,7 +249,7 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
             plan=lambda island, casts: Plan(Precision.FP16, islands=frozenset(island), casts=casts),
         ),
         evaluate=lambda plan, phase, key, thorough: SimpleNamespace(
-            trial=SearchEvaluation(Outcome.PASS if plan.islands >= wanted else Outcome.FAIL)
+            trial=Trial(Outcome.PASS if plan.islands >= wanted else Outcome.FAIL)
         ),
     )
     found = cure_with_casts(evaluator, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]

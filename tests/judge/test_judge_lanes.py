@@ -20,8 +20,8 @@ from harness.judge import (
     Candidates,
     Judge,
     JudgeOptions,
-    Progress,
-    ProgressEvent,
+    RunEvent,
+    RunProgress,
     RunReport,
     Verdict,
     Workbench,
@@ -102,7 +102,7 @@ def share(workers: int, product: str = TENSORRT_RTX, more: str = "") -> None:
     Path("harness.toml").write_text(text)
 
 
-def run_fp16(cases: Path, progress: Progress | None = None) -> RunReport:
+def run_fp16(cases: Path, progress: RunProgress | None = None) -> RunReport:
     """The runs at fp16, beside an emulator that asks no compiler."""
     options = JudgeOptions(kernels="none")
     return run(cases, environments="rtx", precisions="fp16", options=options, progress=progress)
@@ -146,7 +146,7 @@ def test_nothing_more_is_told_once_the_caller_is_interrupted(tiny_cases, shared)
     share(3, more=', SLOW = "0.2"')
     told: list[str] = []
 
-    def interrupt(event: ProgressEvent) -> None:
+    def interrupt(event: RunEvent) -> None:
         told.append(event.kind)
         if event.kind == "done":
             raise KeyboardInterrupt
@@ -207,10 +207,10 @@ def test_sessions_of_a_thread_get_its_part_of_the_cores(monkeypatch: pytest.Monk
 
 def test_results_keep_their_order_whichever_gpu_is_faster(tiny_cases, supervisors) -> None:
     configure(gpu=1)
-    events: list[ProgressEvent] = []
+    events: list[RunEvent] = []
     threads: dict[str, set[int]] = {}
 
-    def tell(event: ProgressEvent) -> None:
+    def tell(event: RunEvent) -> None:
         events.append(event)
         threads.setdefault(event.candidate, set()).add(threading.get_ident())
 
@@ -254,7 +254,7 @@ def test_a_failure_of_the_caller_ends_every_lane(tiny_cases, supervisors) -> Non
     configure(gpu=1)
     done: list[str] = []
 
-    def tell(event: ProgressEvent) -> None:
+    def tell(event: RunEvent) -> None:
         if event.kind == "done":
             done.append(event.candidate)
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from harness.judge import (
     Judged,
     JudgeOptions,
     OutputResult,
-    ProgressEvent,
+    RunEvent,
     RunReason,
     Verdict,
     Workbench,
@@ -325,7 +325,7 @@ def test_a_fault_of_harness_itself_does_not_stop_the_others(write_case, monkeypa
 
 
 def test_a_model_that_is_missing_is_one_error_and_not_one_a_precision(write_case, tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
+    events: list[RunEvent] = []
     report = run([tmp_path / "missing.onnx", write_case()], progress=events.append)
     assert [result.verdict.value for result in report.results] == [*["pass"] * 4, "error"]
     (*_, error) = report.results
@@ -340,7 +340,7 @@ def test_a_model_that_is_missing_is_one_error_and_not_one_a_precision(write_case
 def test_progress_counts_on_without_the_runs_that_an_unusable_case_spares(write_case, tmp_path: Path) -> None:
     good, bad = write_case(), tmp_path / "bad.case.yaml"
     bad.write_text("model: {path: missing.onnx}\nruns: [fp32, fp16]\n")
-    events: list[ProgressEvent] = []
+    events: list[RunEvent] = []
     run([bad, good], precisions=["fp32", "fp16"], progress=events.append)
     counted = [(event.kind, event.index, event.total) for event in events if event.kind != "stage"]
     assert counted == [
@@ -434,7 +434,7 @@ def test_an_unknown_environment_stops_before_anything_runs(
 
 
 def test_progress_tells_of_every_run(write_case) -> None:
-    events: list[ProgressEvent] = []
+    events: list[RunEvent] = []
     run(write_case(), precisions=["fp32", "fp16"], progress=events.append)
     assert [(event.index, event.kind) for event in events if event.kind != "stage"] == [
         (0, "start"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
-from harness.search import Evaluation, Group, Outcome, Problem, Result, SearchOptions
+from harness.search import Group, Outcome, Problem, Result, SearchOptions, Trial
 
 Units = frozenset[str]
 
@@ -14,14 +14,14 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"n{number}" for number in range(count))
 
 
-def conjunction(culprits: Iterable[str]) -> Callable[[Units], Evaluation]:
+def conjunction(culprits: Iterable[str]) -> Callable[[Units], Trial]:
     """Passes when all culprits are treated."""
     needed = frozenset(culprits)
-    return lambda treated: Evaluation(Outcome.PASS if needed <= treated else Outcome.FAIL)
+    return lambda treated: Trial(Outcome.PASS if needed <= treated else Outcome.FAIL)
 
 
-def table(truth: Mapping[Units, Outcome]) -> Callable[[Units], Evaluation]:
-    return lambda treated: Evaluation(truth[treated])
+def table(truth: Mapping[Units, Outcome]) -> Callable[[Units], Trial]:
+    return lambda treated: Trial(truth[treated])
 
 
 def subsets(units: Iterable[str]) -> list[Units]:
@@ -33,11 +33,11 @@ def subsets(units: Iterable[str]) -> list[Units]:
 class Counting:
     """Counts the calls of an oracle and keeps what was asked, in order."""
 
-    def __init__(self, oracle: Callable[[Units], Evaluation]) -> None:
+    def __init__(self, oracle: Callable[[Units], Trial]) -> None:
         self.oracle = oracle
         self.asked: list[Units] = []
 
-    def __call__(self, treated: Units) -> Evaluation:
+    def __call__(self, treated: Units) -> Trial:
         self.asked.append(treated)
         return self.oracle(treated)
 

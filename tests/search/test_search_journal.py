@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search_oracles import Counting, conjunction, names
 
 from harness.errors import JournalError
-from harness.search import Evaluation, Journal, Outcome, Problem, search
+from harness.search import Journal, Outcome, Problem, Trial, search
 from harness.search.journal import Record
 
 PROBLEM = Problem(names(20), identity="a model")
@@ -22,7 +22,7 @@ CULPRITS = ("n3", "n11")
 
 numbers = st.none() | st.floats(allow_nan=False)
 trials = st.builds(
-    Evaluation, st.sampled_from(Outcome), badness=numbers, margin=numbers, seconds=numbers, note=st.text()
+    Trial, st.sampled_from(Outcome), badness=numbers, margin=numbers, seconds=numbers, note=st.text()
 )
 
 
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back_exactly(written):
 
 def test_a_badness_that_is_not_a_number_survives(path):
     with Journal.create(path, PROBLEM) as journal:
-        journal.append(frozenset(), Evaluation(Outcome.FAIL, math.nan, -math.inf))
+        journal.append(frozenset(), Trial(Outcome.FAIL, math.nan, -math.inf))
     with Journal.resume(path, PROBLEM) as journal:
         (record,) = journal.records
     assert math.isnan(record.evaluation.badness)
@@ -59,7 +59,7 @@ def test_a_badness_that_is_not_a_number_survives(path):
 
 def test_lines_are_readable_json_with_ranges_of_positions(path):
     with Journal.create(path, PROBLEM) as journal:
-        journal.append(frozenset(names(4)) | {"n9"}, Evaluation(Outcome.PASS, 0.5, 0.25, 2.0, "fine"))
+        journal.append(frozenset(names(4)) | {"n9"}, Trial(Outcome.PASS, 0.5, 0.25, 2.0, "fine"))
     line = path.read_text().splitlines()[1]
     assert line == (
         '{"treated": "0-3,9", "outcome": "pass", "badness": 0.5, "margin": 0.25, "seconds": 2.0, "note": "fine"}'
@@ -167,4 +167,4 @@ def test_a_closed_journal_takes_nothing(path):
     journal.close()
     journal.close()
     with pytest.raises(JournalError, match="closed"):
-        journal.append(frozenset(), Evaluation(Outcome.PASS))
+        journal.append(frozenset(), Trial(Outcome.PASS))

@@ -12,7 +12,7 @@ import pytest
 from search_oracles import KILLED_CULPRITS, KILLED_OPTIONS, Counting, conjunction, killed_problem
 
 from harness.errors import BudgetExhaustedError
-from harness.search import Budget, Evaluation, Journal, Outcome, SearchOptions, SearchVerdict, search
+from harness.search import Budget, Journal, Outcome, SearchOptions, SearchVerdict, Trial, search
 
 PROBLEM = killed_problem()
 UNITS = PROBLEM.units
@@ -86,7 +86,7 @@ def test_an_interruption_passes_through_and_leaves_a_valid_journal(
     truth = conjunction(CULPRITS)
     calls = 0
 
-    def oracle(treated: frozenset[str]) -> Evaluation:
+    def oracle(treated: frozenset[str]) -> Trial:
         nonlocal calls
         calls += 1
         if calls == 6:
@@ -102,7 +102,7 @@ def test_an_interruption_passes_through_and_leaves_a_valid_journal(
 
 
 def test_each_resumption_has_its_seconds_again(tmp_path: Path):
-    def oracle(treated: frozenset[str]) -> Evaluation:
+    def oracle(treated: frozenset[str]) -> Trial:
         return dataclasses.replace(conjunction(CULPRITS)(treated), seconds=10.0)
 
     expected = search(PROBLEM, oracle, options=OPTIONS)
@@ -117,7 +117,7 @@ def test_each_resumption_has_its_seconds_again(tmp_path: Path):
 def test_an_oracle_without_a_budget_ends_the_search_as_its_own_does(tmp_path: Path):
     oracle = Counting(conjunction(CULPRITS))
 
-    def limited(treated: frozenset[str]) -> Evaluation:
+    def limited(treated: frozenset[str]) -> Trial:
         if len(oracle.asked) == 8:
             raise BudgetExhaustedError("the hour is over")
         return oracle(treated)
@@ -133,7 +133,7 @@ def test_repeated_evaluations_are_replayed_in_their_order(tmp_path: Path):
     path = tmp_path / "journal.jsonl"
     options = SearchOptions(repeats=3)
     with Journal.create(path, PROBLEM) as journal:
-        first = search(PROBLEM, lambda treated: Evaluation(next(outcomes)), options=options, journal=journal)
+        first = search(PROBLEM, lambda treated: Trial(next(outcomes)), options=options, journal=journal)
     with Journal.resume(path, PROBLEM) as journal:
         again = search(PROBLEM, lambda treated: pytest.fail("replayed"), options=options, journal=journal)
     assert first == again

@@ -12,14 +12,14 @@ from harness.errors import UsageError
 from harness.search import (
     Budget,
     Direction,
-    Evaluation,
     Group,
     Outcome,
     Problem,
-    Progress,
     SearchOptions,
+    SearchProgress,
     SearchVerdict,
     Strategy,
+    Trial,
     search,
 )
 from harness.search.bisect import Cut
@@ -35,34 +35,31 @@ def scored(count: int, top: dict[str, float], rest: float = 1.0) -> dict[str, fl
 
 class TestEnds:
     def test_nothing_wrong_takes_one_evaluation(self):
-        oracle = Counting(lambda treated: Evaluation(P))
+        oracle = Counting(lambda treated: Trial(P))
         result = search(Problem(names(100)), oracle)
         assert (result.verdict, result.evaluations, oracle.asked) == (SearchVerdict.NONE, 1, [frozenset()])
 
     def test_a_fault_outside_the_units_is_lost_after_three(self):
-        result = search(Problem(names(100)), lambda treated: Evaluation(F))
+        result = search(Problem(names(100)), lambda treated: Trial(F))
         assert (result.verdict, result.evaluations, result.culprits) == (SearchVerdict.LOST, 3, ())
         assert "not in the units" in result.log[-1].text
 
     def test_a_problem_without_units_is_lost(self):
-        assert search(Problem(()), lambda treated: Evaluation(F)).verdict is SearchVerdict.LOST
+        assert search(Problem(()), lambda treated: Trial(F)).verdict is SearchVerdict.LOST
 
     def test_a_baseline_that_cannot_be_judged_is_unresolved(self):
-        result = search(Problem(names(3)), lambda treated: Evaluation(P if treated else U))
+        result = search(Problem(names(3)), lambda treated: Trial(P if treated else U))
         assert (result.verdict, result.evaluations) == (SearchVerdict.UNRESOLVED, 1)
 
     def test_one_unit_is_only_blamed_when_treating_it_passes(self):
         problem = Problem(names(1))
         assert search(problem, conjunction(["n0"])).culprits == ("n0",)
-        assert search(problem, lambda treated: Evaluation(F)).verdict is SearchVerdict.LOST
-        assert (
-            search(problem, lambda treated: Evaluation(U if treated else F)).verdict
-            is SearchVerdict.UNRESOLVED
-        )
+        assert search(problem, lambda treated: Trial(F)).verdict is SearchVerdict.LOST
+        assert search(problem, lambda treated: Trial(U if treated else F)).verdict is SearchVerdict.UNRESOLVED
 
     def test_what_is_known_beforehand_costs_nothing(self):
         problem = Problem(names(64))
-        known = {frozenset[str](): Evaluation(F), problem.everything: Evaluation(P)}
+        known = {frozenset[str](): Trial(F), problem.everything: Trial(P)}
         oracle = Counting(conjunction(["n40"]))
         result = search(problem, oracle, known=known)
         assert result.culprits == ("n40",)
@@ -71,7 +68,7 @@ class TestEnds:
 
     def test_a_known_trial_of_another_problem_is_refused(self):
         with pytest.raises(UsageError, match="'x', which is not a unit"):
-            search(Problem(names(2)), conjunction(["n0"]), known={frozenset("x"): Evaluation(F)})
+            search(Problem(names(2)), conjunction(["n0"]), known={frozenset("x"): Trial(F)})
 
     def test_an_oracle_that_returns_something_else_is_refused(self):
         with pytest.raises(UsageError, match="returned a bool"):
@@ -128,16 +125,16 @@ class TestPrior:
     def test_the_top_is_guessed_from_what_is_known(self):
         problem = Problem(names(6), scores=dict(zip(names(6), [8.0, 6.0, 5.0, 4.0, 3.0, 1.0], strict=True)))
         # 8² + 6² + 5² + 4² + 3² + 1 = 151 scales to 10²; a limit of 5 leaves a quarter of it: 26 of 51, 26, 10
-        assert guess(problem, Evaluation(F, badness=10.0, margin=-5.0)) == 3
-        assert guess(problem, Evaluation(F, badness=math.inf, margin=-math.inf)) is None
-        assert guess(problem, Evaluation(F)) is None
+        assert guess(problem, Trial(F, badness=10.0, margin=-5.0)) == 3
+        assert guess(problem, Trial(F, badness=math.inf, margin=-math.inf)) is None
+        assert guess(problem, Trial(F)) is None
         gap = Problem(names(6), scores={"n0": 90.0, "n1": 80.0, "n2": 1.0, "n3": 0.9})
-        assert guess(gap, Evaluation(F)) == 2
+        assert guess(gap, Trial(F)) == 2
         just = Problem(names(4), scores=dict(zip(names(4), [80.0, 10.0, 9.0, 8.0], strict=True)))
-        assert guess(just, Evaluation(F)) == 1
+        assert guess(just, Trial(F)) == 1
         infinite = Problem(names(6), scores={"n0": math.inf, "n1": math.inf, "n2": math.inf, "n3": 0.9})
-        assert guess(infinite, Evaluation(F, badness=10.0, margin=-5.0)) == 3
-        assert guess(Problem(names(6), scores={}), Evaluation(F, badness=10.0, margin=-5.0)) is None
+        assert guess(infinite, Trial(F, badness=10.0, margin=-5.0)) == 3
+        assert guess(Problem(names(6), scores={}), Trial(F, badness=10.0, margin=-5.0)) is None
 
     def test_a_unit_without_a_score_is_suspected_less_than_one_of_none(self):
         assert ranking(Problem(names(4), scores={"n1": 0.0, "n3": 2.0})) == ("n3", "n1", "n0", "n2")
@@ -147,11 +144,9 @@ class TestPrior:
         errors = {unit: 1 / (1 + place) for place, unit in enumerate(units)}
         limit = math.sqrt(sum(error**2 for error in list(errors.values())[18:]))
 
-        def oracle(treated: Units) -> Evaluation:
+        def oracle(treated: Units) -> Trial:
             badness = math.sqrt(math.fsum(error**2 for unit, error in errors.items() if unit not in treated))
-            return Evaluation(
-                P if badness <= limit * (1 + 1e-9) else F, badness, limit * (1 + 1e-9) - badness
-            )
+            return Trial(P if badness <= limit * (1 + 1e-9) else F, badness, limit * (1 + 1e-9) - badness)
 
         result = search(Problem(units, scores=errors), oracle, options=QUICK)
         assert result.culprits == units[:18]
@@ -168,12 +163,10 @@ class TestPrior:
         best = sorted(units, key=lambda unit: -errors[unit])[:20]
         limit = math.sqrt(sum(error**2 for unit, error in errors.items() if unit not in best))
 
-        def oracle(numbers: bool, treated: Units) -> Evaluation:
+        def oracle(numbers: bool, treated: Units) -> Trial:
             badness = math.sqrt(sum(error**2 for unit, error in errors.items() if unit not in treated))
             outcome = P if badness <= limit * (1 + 1e-9) else F
-            return (
-                Evaluation(outcome, badness, limit * (1 + 1e-9) - badness) if numbers else Evaluation(outcome)
-            )
+            return Trial(outcome, badness, limit * (1 + 1e-9) - badness) if numbers else Trial(outcome)
 
         problem = Problem(units, scores=scores)
         blind = search(problem, lambda treated: oracle(False, treated))
@@ -233,9 +226,9 @@ class TestUnresolved:
         assert not Cut(3, 5).exact
 
     def test_a_single_unit_that_cannot_be_judged_is_listed_and_not_searched_for(self):
-        def oracle(treated: Units) -> Evaluation:
+        def oracle(treated: Units) -> Trial:
             cured = conjunction(["n2", "n6"])(treated)
-            return Evaluation(U) if "n4" not in treated and cured.outcome is P else cured
+            return Trial(U) if "n4" not in treated and cured.outcome is P else cured
 
         result = search(Problem(names(8)), oracle)
         assert (result.culprits, result.untested) == (("n2", "n4", "n6"), ("n4",))
@@ -244,8 +237,8 @@ class TestUnresolved:
     def test_a_bisection_walks_around_what_cannot_be_judged(self):
         unresolved = {frozenset(names(50)), frozenset(names(51)), frozenset(names(49))}
 
-        def oracle(treated: Units) -> Evaluation:
-            return Evaluation(U) if treated in unresolved else conjunction(["n70"])(treated)
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if treated in unresolved else conjunction(["n70"])(treated)
 
         result = search(Problem(names(100)), oracle)
         assert (result.culprits, result.minimal, result.untested) == (("n70",), True, ())
@@ -254,11 +247,9 @@ class TestUnresolved:
         """Treating a part of a fused block cannot be built."""
         block = frozenset(names(40)[10:14])
 
-        def oracle(treated: Units) -> Evaluation:
+        def oracle(treated: Units) -> Trial:
             return (
-                Evaluation(U)
-                if treated & block and not block <= treated
-                else conjunction(["n12", "n30"])(treated)
+                Trial(U) if treated & block and not block <= treated else conjunction(["n12", "n30"])(treated)
             )
 
         for options in (SearchOptions(), QUICK):
@@ -269,22 +260,22 @@ class TestUnresolved:
         assert search(Problem(names(40)), oracle).verdict is SearchVerdict.FOUND
 
     def test_when_everything_cannot_be_built_a_large_part_will_do(self):
-        def oracle(treated: Units) -> Evaluation:
-            return Evaluation(U) if "n9" in treated else conjunction(["n2", "n30"])(treated)
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if "n9" in treated else conjunction(["n2", "n30"])(treated)
 
         result = search(Problem(names(40)), oracle)
         assert (result.culprits, result.minimal) == (("n2", "n30"), True)
 
     def test_when_no_large_part_can_be_built_nobody_is_blamed(self):
-        result = search(Problem(names(40)), lambda treated: Evaluation(U if treated else F))
+        result = search(Problem(names(40)), lambda treated: Trial(U if treated else F))
         assert (result.verdict, result.culprits, result.best) == (SearchVerdict.UNRESOLVED, (), None)
         assert result.evaluations <= 20
 
     def test_where_splitting_is_stuck_delta_debugging_goes_on(self):
         """Only small islands can be built: nothing can be left out of the whole, but parts of it can be tried."""
 
-        def oracle(treated: Units) -> Evaluation:
-            return Evaluation(U) if 4 < len(treated) < 16 else conjunction(["n5"])(treated)
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if 4 < len(treated) < 16 else conjunction(["n5"])(treated)
 
         result = search(Problem(names(16)), oracle)
         assert (result.culprits, result.minimal) == (("n5",), True)
@@ -293,15 +284,15 @@ class TestUnresolved:
     def test_a_wrong_group_size_is_not_a_culprit(self):
         """Every configuration with exactly half of the units crashes."""
 
-        def oracle(treated: Units) -> Evaluation:
-            return Evaluation(U) if len(treated) == 32 else conjunction(["n5", "n6", "n60"])(treated)
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if len(treated) == 32 else conjunction(["n5", "n6", "n60"])(treated)
 
         assert search(Problem(names(64)), oracle).culprits == ("n5", "n6", "n60")
 
 
 def together(*groups: set[str]):
     """Fails while all units of one of the groups are untreated."""
-    return lambda treated: Evaluation(F if any(not group & treated for group in groups) else P)
+    return lambda treated: Trial(F if any(not group & treated for group in groups) else P)
 
 
 class TestDirection:
@@ -331,7 +322,7 @@ class TestDirection:
     @pytest.mark.parametrize("count", [2, 3, 8, 64, 100])
     def test_one_bad_choice_is_proved_both_ways_within_three_of_the_logarithm(self, count: int):
         problem = Problem(names(count))
-        known = {frozenset[str](): Evaluation(F), problem.everything: Evaluation(P)}
+        known = {frozenset[str](): Trial(F), problem.everything: Trial(P)}
         for culprit in problem.units:
             result = search(
                 problem, conjunction([culprit]), options=SearchOptions(direction=Direction.BOTH), known=known
@@ -342,7 +333,7 @@ class TestDirection:
     def test_a_cause_needs_something_that_passes_when_everything_is_treated(self):
         for direction in (Direction.CAUSE, Direction.BOTH):
             result = search(
-                Problem(names(5)), lambda treated: Evaluation(F), options=SearchOptions(direction=direction)
+                Problem(names(5)), lambda treated: Trial(F), options=SearchOptions(direction=direction)
             )
             assert (result.verdict, result.evaluations) == (SearchVerdict.LOST, 2)
 
@@ -364,14 +355,14 @@ class TestReport:
         assert "before the proof" in result.log[-1].text
 
     def test_seconds_are_those_of_the_trials(self):
-        def oracle(treated: Units) -> Evaluation:
-            return Evaluation(conjunction(["n100"])(treated).outcome, seconds=10.0)
+        def oracle(treated: Units) -> Trial:
+            return Trial(conjunction(["n100"])(treated).outcome, seconds=10.0)
 
         result = search(Problem(names(500)), oracle, budget=Budget(seconds=45))
         assert (result.verdict, result.seconds, result.evaluations) == (SearchVerdict.BUDGET, 50.0, 5)
 
     def test_progress_is_reported_after_each_evaluation(self):
-        seen: list[Progress] = []
+        seen: list[SearchProgress] = []
         result = search(Problem(names(500)), conjunction(["n100", "n400"]), on_progress=seen.append)
         assert [each.evaluations for each in seen] == list(range(1, result.evaluations + 1))
         assert seen[0].suspects == 500

@@ -15,8 +15,8 @@ from harness.diagnosis.context.budget import DiagnosisBudget, Spending
 from harness.diagnosis.context.effects import Effects
 from harness.diagnosis.context.evaluator import Evaluator
 from harness.diagnosis.context.journal import DiagnosisJournal
-from harness.diagnosis.context.parts import Part
-from harness.diagnosis.context.seen import Cure, EngineObservation, FP32Sums
+from harness.diagnosis.context.parts import GraphPart
+from harness.diagnosis.context.seen import CureSearch, EngineObservation, FP32Sums
 from harness.diagnosis.context.subject import Subject
 from harness.diagnosis.results import Cost, Stage
 from harness.judge import LayerResult, OutputResult
@@ -29,7 +29,7 @@ Cured = tuple[tuple[OutputResult, ...], bool, tuple[LayerResult, ...]]
 
 
 @dataclass(frozen=True)
-class ProgressEvent:
+class DiagnosisEvent:
     """What a progress display needs to know.
 
     Args:
@@ -57,7 +57,7 @@ class ProgressEvent:
         return f"[{self.stage}] {self.text}" + (f": {self.detail}" if self.detail else "")
 
 
-Progress = Callable[[ProgressEvent], None]
+DiagnosisProgress = Callable[[DiagnosisEvent], None]
 
 
 class Context:
@@ -77,7 +77,7 @@ class Context:
         subject: Subject,
         budget: DiagnosisBudget | None = None,
         journal: DiagnosisJournal | None = None,
-        progress: Progress | None = None,
+        progress: DiagnosisProgress | None = None,
         out: Path | None = None,
         idle: Callable[[], None] = lambda: None,
     ) -> None:
@@ -94,10 +94,10 @@ class Context:
         self._emulations = self.subject.bench.emulator.evaluations
         self._effects: dict[int, Effects] = {}
         self.sums = Once[FP32Sums]()
-        self.priors = Once[Cure]()
+        self.priors = Once[CureSearch]()
         self.observations = Once[EngineObservation]()
         self.cured = Once[Cured]()
-        self.shrunk = Once[Part | None]()
+        self.shrunk = Once[GraphPart | None]()
         self.begun_repro: Any = None
         """A handover.ReproRun that was begun before it was known what is said of it."""
         self._stages: dict[Stage, float] = {}
@@ -147,13 +147,13 @@ class Context:
         remaining: int | None = None,
         detail: str = "",
     ) -> None:
-        """Say what is done now to whoever follows progress; see `ProgressEvent`."""
+        """Say what is done now to whoever follows progress; see `DiagnosisEvent`."""
         self._clock()
         self.stage = stage
         if self.progress is not None:
             cost = self.cost
             spent = cost.emulations, cost.builds
-            self.progress(ProgressEvent(stage, text, *spent, suspects, suspected, remaining, detail))
+            self.progress(DiagnosisEvent(stage, text, *spent, suspects, suspected, remaining, detail))
 
     def _clock(self) -> None:
         """Count the time since the last call to the stage that is under way."""
@@ -161,10 +161,10 @@ class Context:
         self._stages[self.stage] = self._stages.get(self.stage, 0.0) + now - self._since
         self._since = now
 
-    def follow(self, text: str) -> Callable[[search.Progress], None]:
+    def follow(self, text: str) -> Callable[[search.SearchProgress], None]:
         """Turns the steps of a search into events of the stage that is under way."""
 
-        def on_progress(step: search.Progress) -> None:
+        def on_progress(step: search.SearchProgress) -> None:
             self.report(
                 self.stage,
                 text,

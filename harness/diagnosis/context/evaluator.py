@@ -26,8 +26,7 @@ from harness.diagnosis.context.subject import Subject, badness
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.judge import OutputResult
 from harness.model import LOW_DTYPE
-from harness.search import Evaluation as SearchEvaluation
-from harness.search import Outcome
+from harness.search import Outcome, Trial
 from harness.tensors import NEVER, Accumulate, Precision
 from harness.worker.protocol import TF32_OFF, EngineFacts
 
@@ -111,12 +110,12 @@ class JudgedEvaluation:
         return self.tf32 not in (None, TF32_OFF)
 
     @property
-    def trial(self) -> SearchEvaluation:
+    def trial(self) -> Trial:
         """The same as a search sees it; a badness of 1 is the limit."""
         if self.outcome is Outcome.UNRESOLVED:
-            return SearchEvaluation(self.outcome, seconds=self.seconds, note=self.note)
+            return Trial(self.outcome, seconds=self.seconds, note=self.note)
         note = self.note or ("" if self.relaxed is None else str(self.relaxed))
-        return SearchEvaluation(self.outcome, self.badness, 1.0 - self.badness, self.seconds, note)
+        return Trial(self.outcome, self.badness, 1.0 - self.badness, self.seconds, note)
 
 
 class Evaluator:

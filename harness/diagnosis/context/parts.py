@@ -15,7 +15,7 @@ from harness.tensors import Precision, dtype_of
 
 
 @dataclass(frozen=True)
-class Part:
+class GraphPart:
     """A part of the model with real inputs.
 
     Args:
@@ -37,7 +37,7 @@ def cut(
     sample: int,
     outputs: Sequence[str] = (),
     known: Mapping[str, np.ndarray] | None = None,
-) -> Part:
+) -> GraphPart:
     """The part of the model that is made of `nodes`, and of what computes constants for them.
 
     Args:
@@ -73,7 +73,7 @@ def cut(
         else values[info.name]
         for info in part.inputs
     }
-    return Part(part, feeds, {name: values[name] for name in results}, tuple(nodes))
+    return GraphPart(part, feeds, {name: values[name] for name in results}, tuple(nodes))
 
 
 def tensors_of(subject: Subject, nodes: Sequence[str], sample: int) -> dict[str, np.ndarray]:

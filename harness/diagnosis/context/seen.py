@@ -25,7 +25,7 @@ from harness.diagnosis.results import (
     Stage,
 )
 from harness.judge import HiddenFault, LayerResult, OutputResult, OwnRoundings, Region, ShapeResult
-from harness.search import Evaluation, Outcome, Result, SearchVerdict
+from harness.search import Outcome, Result, SearchVerdict, Trial
 from harness.tactics import TacticRecord, TacticSearchResult
 from harness.tensors import Precision
 
@@ -73,7 +73,7 @@ class Prediction:
     """
 
     outputs: tuple[OutputResult, ...]
-    trial: Evaluation
+    trial: Trial
     measured: Layers | Callable[[], Layers]
     evidence: tuple[Evidence, ...] = ()
     errors: Mapping[str, float] | None = None
@@ -110,7 +110,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Cure:
+class CureSearch:
     """What a search for an island came to.
 
     Args:
@@ -283,7 +283,7 @@ class Unseen:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Conclusion:
     """What the stages come to, before it is put into words.
 
     Args:
@@ -311,7 +311,7 @@ class Findings:
     origins: tuple[Origin, ...] = ()
     separations: tuple[Separation, ...] = ()
     suspects: tuple[str, ...] = ()
-    cure: Cure | None = None
+    cure: CureSearch | None = None
     own: OwnRoundings | None = None
     pins: TacticRecord | None = None
     fp32_as: Precision = Precision.FP32
@@ -381,9 +381,9 @@ class Seen:
     gates: GateCheck | None = None
     prediction: Prediction | None = None
     sums: FP32Sums | None = None
-    prior: Cure | None = None
+    prior: CureSearch | None = None
     tried: JudgedEvaluation | None = None
-    cure: Cure | None = None
+    cure: CureSearch | None = None
     price: Price | None = None
     strict: JudgedEvaluation | None = None
     rebuilt: bool | None = None
@@ -395,9 +395,9 @@ class Seen:
     separated: SeparationSearch | None = None
     unseen: Unseen | None = None
     hidden: HiddenSearch | None = None
-    known: Mapping[frozenset[str], Evaluation] = field(default_factory=dict)
+    known: Mapping[frozenset[str], Trial] = field(default_factory=dict)
     stopped: str = ""
-    findings: Findings | None = None
+    findings: Conclusion | None = None
     summary: str = ""
     handover: Handover | None = None
     evidence: tuple[Evidence, ...] = ()

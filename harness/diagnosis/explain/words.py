@@ -9,8 +9,8 @@ from harness.diagnosis.context import (
     JOURNAL,
     NO_TF32,
     REMEDY,
+    Conclusion,
     Context,
-    Findings,
     Handover,
     ReleaseInUse,
     Seen,
@@ -26,7 +26,7 @@ LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
 
 
-def summarise(context: Context, found: Findings, hidden: Sequence[HiddenFault] = ()) -> str:
+def summarise(context: Context, found: Conclusion, hidden: Sequence[HiddenFault] = ()) -> str:
     """The answer in one or two sentences."""
     subject, verdict = context.subject, found.verdict
     if found.own is not None:
@@ -65,13 +65,13 @@ def _nothing(passes: str, hidden: Sequence[HiddenFault]) -> str:
     return sentence(f"{passes}, but {places} {verb} behind outputs that pass: {where}")
 
 
-def _without_tf32(found: Findings, where: str) -> str:
+def _without_tf32(found: Conclusion, where: str) -> str:
     if found.confirmed:
         return f"without it, {where} is right"
     return f"{where} computes FP32 in TF32, too, and errs no more than the emulated TF32"
 
 
-def _unresolved(context: Context, found: Findings) -> str:
+def _unresolved(context: Context, found: Conclusion) -> str:
     known = (
         f" Keeping {names(found.island)} in FP32 cures it all the same."
         if found.confirmed and found.island
@@ -85,7 +85,7 @@ def _unresolved(context: Context, found: Findings) -> str:
     return f"fails, and what was tried does not say why.{known}"
 
 
-def _cause(found: Findings) -> str:
+def _cause(found: Conclusion) -> str:
     if not found.origins:
         return ""
     first, *others = found.origins
@@ -98,7 +98,7 @@ def _cause(found: Findings) -> str:
     return f"{text} {more} ({names([origin.node for origin in others])})."
 
 
-def _remedy(found: Findings) -> str:
+def _remedy(found: Conclusion) -> str:
     verb = "cures" if found.confirmed else "should cure"
     if found.fp32_sums:
         verb = "cure" if found.confirmed else "should cure"
@@ -174,7 +174,7 @@ def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, .
     return (f"set {variable}: no flag of the builder turns TF32 off",)
 
 
-def _mends(context: Context, found: Findings) -> list[str]:
+def _mends(context: Context, found: Conclusion) -> list[str]:
     """What else mends the origins than FP32 there."""
     kind = FORMATS[context.subject.precision]
     most, least = bound(kind.largest), bound(kind.smallest, least=True)
@@ -209,7 +209,7 @@ def _mend_shapes(context: Context, shapes: Sequence[ShapeResult]) -> tuple[str, 
     return (f"see what is known against the model: {target}",)
 
 
-def _mend_reference(found: Findings) -> str:
+def _mend_reference(found: Conclusion) -> str:
     if any(origin.draws for origin in found.origins):
         return "make what is drawn an input of the model, or feed 0 to what scales it"
     if found.own is not None and not found.own.dtypes and not found.origins:
@@ -232,7 +232,7 @@ def _mend_reference(found: Findings) -> str:
     return "check the model and its inputs in ONNX Runtime first, in FP32 and in FP64"
 
 
-def _pin(context: Context, found: Findings, handed: Handover) -> tuple[str, ...]:
+def _pin(context: Context, found: Conclusion, handed: Handover) -> tuple[str, ...]:
     if Recipe.PINS in handed.recipes:
         return (
             f"pin the tactics of a build that passes: `build: {{pins: {handed.recipes[Recipe.PINS]}}}` in the case",
@@ -284,7 +284,7 @@ def _stopped_by(context: Context) -> tuple[str, str] | None:
     return None
 
 
-def _go_on(context: Context, seen: Seen, found: Findings) -> tuple[str, ...]:
+def _go_on(context: Context, seen: Seen, found: Conclusion) -> tuple[str, ...]:
     """For what is unresolved: what is known, and the command that goes on."""
     known = ""
     if found.cure and found.cure.best:

@@ -17,10 +17,10 @@ from harness.backends import TensorRTCandidate, shape_ranges
 from harness.comparison import compare, not_computed
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
+    Conclusion,
     Context,
-    Findings,
+    GraphPart,
     Handover,
-    Part,
     Relaxation,
     ReleaseInUse,
     Seen,
@@ -90,7 +90,7 @@ def hand_over(seen: Seen, context: Context) -> Seen:
 
 def write_handover(
     context: Context,
-    found: Findings,
+    found: Conclusion,
     summary: str,
     out: Path | None,
     engine_layers: Mapping[str, tuple[str, ...]] | None = None,
@@ -163,7 +163,7 @@ def _write_pins(
     return {Recipe.PINS: str(path), Recipe.BUILD_PINNED: build}
 
 
-def _commands(subject: Subject, found: Findings, files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
+def _commands(subject: Subject, found: Conclusion, files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
     if found.verdict is DiagnosisVerdict.TF32:
         return without_tf32(files, release)
     if found.fp32_sums:
@@ -177,7 +177,7 @@ def _commands(subject: Subject, found: Findings, files: Files, release: ReleaseI
     )
 
 
-def _autocast_evidence(subject: Subject, found: Findings) -> tuple[Evidence, ...]:
+def _autocast_evidence(subject: Subject, found: Conclusion) -> tuple[Evidence, ...]:
     """Why there is no recipe for AutoCast, where there would be one."""
     if not _can_be_typed(subject, found) or found.fp32_sums:
         return ()
@@ -189,13 +189,13 @@ def _shapes(subject: Subject) -> dict[str, Profile]:
     return shape_ranges(subject.model, subject.bench.feeds[0], profiles_of(subject.bench.case))
 
 
-def _can_be_typed(subject: Subject, found: Findings) -> bool:
+def _can_be_typed(subject: Subject, found: Conclusion) -> bool:
     return subject.precision in LOW_DTYPE and bool(found.island or found.fp32_sums)
 
 
 def _write_recipes(
     subject: Subject,
-    found: Findings,
+    found: Conclusion,
     out: Path,
     engine_layers: Mapping[str, tuple[str, ...]],
     evidence: list[Evidence],
@@ -229,7 +229,7 @@ def _write_recipes(
     return recipes
 
 
-def _begin_typed(subject: Subject, found: Findings, out: Path) -> Future[Evidence] | None:
+def _begin_typed(subject: Subject, found: Conclusion, out: Path) -> Future[Evidence] | None:
     """Write the typed model, and begin to run it in the background; None where there is none."""
     if not _can_be_typed(subject, found):
         return None
@@ -274,7 +274,7 @@ Finish = Callable[[], tuple[Repro | None, tuple[Evidence, ...]]]
 """Waits for the process that runs a repro."""
 
 
-def _begin_repro(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
+def _begin_repro(context: Context, found: Conclusion, summary: str, folder: Path, stack: ExitStack) -> Finish:
     """Cut out the repro, where there can be one, and run it; the diagnosis stands without, whatever goes wrong."""
     if found.verdict not in WITH_REPRO or not (found.culprits or found.origins):
         return lambda: (None, ())
@@ -298,7 +298,7 @@ def _without_repro(error: Exception) -> tuple[None, tuple[Evidence, ...]]:
     return None, (Evidence.of(EvidenceKind.REPRO, f"there is no repro: {reason}"),)
 
 
-def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
+def _cut_out(context: Context, found: Conclusion, summary: str, folder: Path, stack: ExitStack) -> Finish:
     subject = context.subject
     sample = context.evaluator.failing_sample
     emulated = found.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32)
@@ -337,7 +337,7 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
 
 
 def _described(
-    subject: Subject, part: Part, precision: Precision, what: str, *, emulated: bool
+    subject: Subject, part: GraphPart, precision: Precision, what: str, *, emulated: bool
 ) -> tuple[ReproInfo, dict[str, ReproOutput]]:
     """What the repro of a part says of itself, and what was measured of it."""
     signature = _signature(subject, part, precision) if emulated else {}
@@ -355,14 +355,14 @@ def begin_repro(context: Context, core: tuple[str, ...], out: Path) -> None:
         context.begun_repro = ReproRun(out / REPRO, shrunk, info, signature)
 
 
-def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> Part | None:
+def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> GraphPart | None:
     """The smallest part around `core` that fails on the emulator; None if none does."""
     subject = context.subject
     fails = fails_emulated(subject)
     return context.shrunk.of((core, sample), lambda: shrink(subject, core, sample, fails))
 
 
-def core_of(subject: Subject, found: Findings) -> tuple[str, ...]:
+def core_of(subject: Subject, found: Conclusion) -> tuple[str, ...]:
     """The nodes around which the repro is cut: the first island that holds an origin, or the origins."""
     starts = [origin.node for origin in found.origins]
     islands = islands_of(subject.model, found.culprits) if found.culprits else ()
@@ -379,7 +379,7 @@ def _fails_on_engine(context: Context, precision: Precision) -> Fails | None:
     if engine_for is None:
         return None
 
-    def fails(part: Part) -> bool:
+    def fails(part: GraphPart) -> bool:
         try:
             context.spending.check()
         except BudgetExhaustedError:
@@ -396,7 +396,7 @@ def _fails_on_engine(context: Context, precision: Precision) -> Fails | None:
     return fails
 
 
-def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, ReproOutput]:
+def _signature(subject: Subject, part: GraphPart, precision: Precision) -> dict[str, ReproOutput]:
     """What the part shows here: by output, the elements that are not finite, and the error of the others."""
     emulator = part_emulator(subject, part)
     try:

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from harness.diagnosis.context import Part
+from harness.diagnosis.context import GraphPart
 from harness.diagnosis.results import Repro, ReproOutput
 from harness.errors import ModelError
 from harness.model import (
@@ -83,7 +83,7 @@ class ReproRun:
         ModelError: the part cannot be saved.
     """
 
-    def __init__(self, folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
+    def __init__(self, folder: Path, part: GraphPart, info: ReproInfo, signature: Signature) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._folder, self._part, self._info, self._signature = folder, part, info, signature
         self._temporary = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")
@@ -97,7 +97,7 @@ class ReproRun:
             self.close()
             raise
 
-    def is_of(self, folder: Path, part: Part, info: ReproInfo, signature: Signature) -> bool:
+    def is_of(self, folder: Path, part: GraphPart, info: ReproInfo, signature: Signature) -> bool:
         """Whether it is this repro, whatever it says of the fault."""
         mine = (self._folder, replace(self._info, what=info.what), self._signature)
         return part is self._part and mine == (folder, info, signature)
@@ -123,7 +123,7 @@ class ReproRun:
 
 @contextmanager
 def repro_under_way(
-    folder: Path, part: Part, info: ReproInfo, signature: Signature, begun: ReproRun | None = None
+    folder: Path, part: GraphPart, info: ReproInfo, signature: Signature, begun: ReproRun | None = None
 ) -> Iterator[Callable[[], Repro]]:
     """Write the folder and run it in a clean process; what is given waits for that, and says what it showed.
 
@@ -145,7 +145,7 @@ def repro_under_way(
 _ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machine with the GPU"
 
 
-def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
+def _write(folder: Path, part: GraphPart, info: ReproInfo, signature: Signature) -> None:
     save_model(part.model, folder / "model.onnx")
     if info.emulated:
         proto = emulated_model(part.model, info.precision, list(part.expected), info.arithmetic)
@@ -158,7 +158,7 @@ def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> N
     (folder / "repro.py").write_bytes(SCRIPT.read_bytes())
 
 
-def _write_about(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
+def _write_about(folder: Path, part: GraphPart, info: ReproInfo, signature: Signature) -> None:
     about = {
         "case": info.case,
         "what": info.what,

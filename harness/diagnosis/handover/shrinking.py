@@ -12,25 +12,25 @@ import numpy as np
 
 from harness.backends import Assumed, Emulator
 from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult
-from harness.diagnosis.context import Part, Subject, cut, tensor_gates, tensors_of
+from harness.diagnosis.context import GraphPart, Subject, cut, tensor_gates, tensors_of
 from harness.errors import CandidateError, ModelError
 from harness.tensors import Precision
 
 MOST_SHRUNK = 40
 """Larger parts are not shrunk: each attempt costs a session, or a build."""
 
-Fails = Callable[[Part], bool]
+Fails = Callable[[GraphPart], bool]
 
 
 def shrink(
     subject: Subject, core: Sequence[str], sample: int, fails: Fails, *, most: int | None = None
-) -> Part | None:
+) -> GraphPart | None:
     """The smallest failing part around the nodes of `core`; None if no part of the model fails by itself, or none of
     the first `most`."""
     left = [most if most is not None else 1 << 30]
     known = tensors_of(subject, core, sample) if len(core) <= MOST_SHRUNK else {}
 
-    def attempt(nodes: Sequence[str]) -> Part | None:
+    def attempt(nodes: Sequence[str]) -> GraphPart | None:
         if left[0] <= 0:
             return None
         left[0] -= 1
@@ -49,7 +49,7 @@ def shrink(
     return None
 
 
-def _shrunk(part: Part, attempt: Callable[[Sequence[str]], Part | None]) -> Part:
+def _shrunk(part: GraphPart, attempt: Callable[[Sequence[str]], GraphPart | None]) -> GraphPart:
     """Leave out what is not needed: halves, then parts half as large, until no node can be left out alone."""
     size = len(part.nodes) // 2 if len(part.nodes) <= MOST_SHRUNK else 0
     while size:
@@ -85,7 +85,7 @@ def _growing(subject: Subject, core: Sequence[str]) -> Iterator[tuple[str, ...]]
         yield everything
 
 
-def part_emulator(subject: Subject, part: Part) -> Emulator:
+def part_emulator(subject: Subject, part: GraphPart) -> Emulator:
     """The emulator of a part, which adds up products as that of the whole does; kernels are those of the whole."""
     return Emulator(part.model, assumed=Assumed(subject.bench.assumed.accumulate))
 
@@ -93,7 +93,7 @@ def part_emulator(subject: Subject, part: Part) -> Emulator:
 def fails_emulated(subject: Subject) -> Fails:
     """Whether a part fails on the emulator with all its nodes lowered."""
 
-    def fails(part: Part) -> bool:
+    def fails(part: GraphPart) -> bool:
         emulator = part_emulator(subject, part)
         try:
             found = emulator.attempt(part.feeds, subject.precision, tensors=list(part.expected))
@@ -104,7 +104,7 @@ def fails_emulated(subject: Subject) -> Fails:
     return fails
 
 
-def holds(subject: Subject, values: Mapping[str, np.ndarray], part: Part, precision: Precision) -> bool:
+def holds(subject: Subject, values: Mapping[str, np.ndarray], part: GraphPart, precision: Precision) -> bool:
     """Whether the outputs of a part pass the gates of intermediate tensors, as the emulator must."""
     return all(
         gate.passed
@@ -113,7 +113,7 @@ def holds(subject: Subject, values: Mapping[str, np.ndarray], part: Part, precis
     )
 
 
-def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str, float]:
+def nrmse_limits(subject: Subject, part: GraphPart, precision: Precision) -> dict[str, float]:
     """For each output of a part, the nrmse that its gates let pass; gates on other metrics are left out.
 
     Outputs of the model that hold integers or bools and must be equal have a limit of 0.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.diagnosis.context import Context, Cure, Divergence, Effects, Findings, Seen, Subject
+from harness.diagnosis.context import Conclusion, Context, CureSearch, Divergence, Effects, Seen, Subject
 from harness.diagnosis.explain import (
     accumulated_in_fp16,
     added_up_in_fp16,
@@ -64,11 +64,11 @@ def attribute(seen: Seen, context: Context) -> Seen:
     """From what was shown to the kind of fault, its culprits and its origins."""
     gates = seen.gates
     if gates is None:
-        found, evidence = Findings(DiagnosisVerdict.UNRESOLVED), tuple[Evidence, ...]()
+        found, evidence = Conclusion(DiagnosisVerdict.UNRESOLVED), tuple[Evidence, ...]()
     elif gates.verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
         found, evidence = explain_reference(context.subject, gates)
     elif gates.verdict is not None or seen.prediction is None:
-        found, evidence = Findings(gates.verdict or DiagnosisVerdict.UNRESOLVED), ()
+        found, evidence = Conclusion(gates.verdict or DiagnosisVerdict.UNRESOLVED), ()
     elif seen.emulated:
         found, evidence = _conclude_on_emulator(seen, context)
     else:
@@ -78,15 +78,15 @@ def attribute(seen: Seen, context: Context) -> Seen:
     return replace(seen, findings=found).adding(*evidence)
 
 
-def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple[Evidence, ...]]:
-    subject, prediction, cure = context.subject, seen.predicted, seen.cure or Cure()
+def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Conclusion, tuple[Evidence, ...]]:
+    subject, prediction, cure = context.subject, seen.predicted, seen.cure or CureSearch()
     if seen.cured_by_sums:
         return conclude(seen, subject, context.effects(prediction.failing_sample))
     if not cure.found:
         starts = [layer.node for layer in prediction.origins]
         flaky = cure.verdict is SearchVerdict.FLAKY
         verdict = SearchVerdict.BUDGET if seen.stopped else cure.verdict
-        found = Findings(
+        found = Conclusion(
             DiagnosisVerdict.NONDETERMINISTIC if flaky else DiagnosisVerdict.UNRESOLVED,
             origins=explain_nodes(subject, prediction, starts),
             suspects=cure.best or tuple(starts),
@@ -98,7 +98,7 @@ def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple
     verdict_of, reason = decide(Symptoms(subject.precision, emulator_fails=True, island_cures=True))
     effects = context.effects(prediction.failing_sample)
     faults = () if seen.unseen is None else seen.unseen.faults
-    found = Findings(
+    found = Conclusion(
         verdict_of,
         culprits=cure.island,
         island=cure.island,
@@ -195,7 +195,7 @@ _TABLE: tuple[tuple[Callable[[Symptoms], object], DiagnosisVerdict, str], ...] =
 """What symptoms mean: the first row that fits decides."""
 
 
-def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, tuple[Evidence, ...]]:
+def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Conclusion, tuple[Evidence, ...]]:
     """What follows from what was seen of an engine, and the reason for it."""
     strict = None if seen.strict is None else _PASSES.get(seen.strict.outcome)
     separations = seen.separated.separations if seen.separated is not None else ()
@@ -214,7 +214,7 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
             accumulates=True if seen.accumulates or seen.cured_by_sums else None,
         )
     )
-    found = Findings(verdict, separations=separations, fp32_as=seen.strict_as)
+    found = Conclusion(verdict, separations=separations, fp32_as=seen.strict_as)
     conclusion = _Conclusion(seen, subject, effects)
     if verdict is _V.PRECISION and seen.cured_by_sums:
         return conclusion.fp32_sums(found), (reason,)
@@ -237,13 +237,13 @@ _PASSES = {Outcome.PASS: True, Outcome.FAIL: False}
 
 @dataclass(frozen=True)
 class _Conclusion:
-    """Findings for each verdict on an engine: culprits, origins with their reasons, and what confirms them."""
+    """Conclusions for each verdict on an engine: culprits, origins with their reasons, and what confirms them."""
 
     seen: Seen
     subject: Subject
     effects: Effects
 
-    def island(self, found: Findings) -> tuple[Findings, tuple[Evidence, ...]]:
+    def island(self, found: Conclusion) -> tuple[Conclusion, tuple[Evidence, ...]]:
         """With the island that cures; without one, with what is suspected.
 
         Where it holds nothing of where the error starts, the engine is built otherwise, and the emulator's origins
@@ -277,7 +277,7 @@ class _Conclusion:
             Evidence(Stage.ATTRIBUTE, EvidenceKind.ISLAND, text, facts),
         )
 
-    def fp32_sums(self, found: Findings) -> Findings:
+    def fp32_sums(self, found: Conclusion) -> Conclusion:
         """With the products that are added up in FP32, and what they cost the outputs before."""
         cure, sums, estimate = self.seen.cure, self.seen.sums, self.seen.accumulation
         assert cure is not None
@@ -295,7 +295,7 @@ class _Conclusion:
             found, confirmed=True, origins=origins, cure=cure, accumulates=True, fp32_sums=cure.fp32_sums
         )
 
-    def accumulation(self, found: Findings) -> Findings:
+    def accumulation(self, found: Conclusion) -> Conclusion:
         """With the products that accumulate; confirmed if the engine was seen to pass with them in FP32."""
         shown, cure = self.seen.accumulation, self.seen.cure
         assert shown is not None
@@ -310,7 +310,7 @@ class _Conclusion:
             accumulates=True,
         )
 
-    def fusion(self, found: Findings) -> Findings:
+    def fusion(self, found: Conclusion) -> Conclusion:
         """With the nodes on both sides of each tensor that must not be fused away."""
         nodes = {node for each in found.separations for node in (each.producer, *each.readers)}
         minimal = self.seen.separated is not None and self.seen.separated.minimal
@@ -325,7 +325,7 @@ class _Conclusion:
             ),
         )
 
-    def tactic(self, found: Findings) -> Findings:
+    def tactic(self, found: Conclusion) -> Conclusion:
         """With the nodes of the layers whose tactic was proved wrong, and the choices of a build that passes."""
         result = self.seen.tactics
         if result is None or result.verdict is not TacticVerdict.FOUND:
@@ -345,7 +345,7 @@ class _Conclusion:
             pins=result.cured,
         )
 
-    def conversion(self, found: Findings) -> Findings:
+    def conversion(self, found: Conclusion) -> Conclusion:
         """With the nodes where FP32 first differs."""
         wrong = self.seen.divergence or Divergence()
         return replace(
@@ -360,7 +360,7 @@ class _Conclusion:
             suspects=wrong.nodes,
         )
 
-    def tf32(self, found: Findings) -> Findings:
+    def tf32(self, found: Conclusion) -> Conclusion:
         """With the emulator's island, if TF32 breaks the emulator too; confirmed if it passes without TF32."""
         prior = self.seen.prior
         island = prior.island if prior is not None else ()

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.backends import DoubleReference, Reference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
-from harness.diagnosis.context import Findings, GateCheck, Subject
+from harness.diagnosis.context import Conclusion, GateCheck, Subject
 from harness.diagnosis.explain import TensorsAround, why
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin
 from harness.errors import ModelError
@@ -33,27 +33,29 @@ def own_types(overflow: Overflow) -> str:
     return f"the file itself computes in {overflow.dtype} here, and values up to {largest} do not fit"
 
 
-def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tuple[Evidence, ...]]:
+def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Conclusion, tuple[Evidence, ...]]:
     """The origins of an unsound reference, and what more was shown."""
     if gates.own is not None:
         if gates.reference_fault is not None and not gates.own.overflows:
             reasons = _not_finite_reasons(subject, gates.reference_fault)
         else:
             reasons = _file_reasons(subject, gates.own)
-        return Findings(DiagnosisVerdict.FILE, origins=_origins(subject, reasons, reasons), own=gates.own), ()
+        return Conclusion(
+            DiagnosisVerdict.FILE, origins=_origins(subject, reasons, reasons), own=gates.own
+        ), ()
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
         reasons = dict.fromkeys(nodes, how_it_came(subject, gates.reference_fault))
-        return Findings(REFERENCE, origins=_origins(subject, nodes, reasons)), ()
+        return Conclusion(REFERENCE, origins=_origins(subject, nodes, reasons)), ()
     if gates.drawing:
         origins = _origins(subject, gates.drawing, dict.fromkeys(gates.drawing, DRAWS))
-        return Findings(REFERENCE, origins=tuple(replace(origin, draws=True) for origin in origins)), ()
+        return Conclusion(REFERENCE, origins=tuple(replace(origin, draws=True) for origin in origins)), ()
     try:
         reasons = _unstable_nodes(subject)
     except ModelError as error:
         text = f"where the reference loses its digits could not be found: {error.message}"
-        return Findings(REFERENCE), (Evidence.of(EvidenceKind.REFERENCE, text),)
-    return Findings(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
+        return Conclusion(REFERENCE), (Evidence.of(EvidenceKind.REFERENCE, text),)
+    return Conclusion(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
 
 
 def how_it_came(subject: Subject, tensor: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from harness.backends import Plan
 from harness.diagnosis.context import (
     Context,
-    Cure,
+    CureSearch,
     Evaluator,
     Subject,
     find_groups,
@@ -22,18 +22,18 @@ from harness.diagnosis.context import (
 from harness.diagnosis.results import Evidence, EvidenceKind, Fact
 from harness.search import (
     Budget,
-    Evaluation,
     Outcome,
     Problem,
     Result,
     SearchOptions,
     SearchVerdict,
+    Trial,
     search,
 )
 from harness.text import names, plural
 
 CURE_PHASE = "search"
-Known = Mapping[frozenset[str], Evaluation]
+Known = Mapping[frozenset[str], Trial]
 
 MOST_UNRESOLVED = 0.5
 """The share of builds that may fail before a search on an engine is given up."""
@@ -101,7 +101,7 @@ def search_candidate(
     built = set(known)
     left = dict(at_hand or {})
 
-    def oracle(treated: frozenset[str]) -> Evaluation:
+    def oracle(treated: frozenset[str]) -> Trial:
         if treated in left:
             return left.pop(treated)
         if treated in built and not emulated:
@@ -136,7 +136,7 @@ def why_given_up(result: Result) -> str:
     return f"{result.unresolved} of {result.evaluations} engines could not be built{last}"
 
 
-def _held(trial: Evaluation, share: float) -> Evaluation:
+def _held(trial: Trial, share: float) -> Trial:
     """`trial`, which passes if its badness is `share` at most."""
     if share == 1.0 or trial.badness is None or trial.outcome is Outcome.UNRESOLVED:
         return trial
@@ -150,7 +150,7 @@ def key_of(plan: Plan) -> str:
     return f"{kind} {' '.join(sorted(plan.fp32_sums or plan.islands))}"
 
 
-def cure_of(result: Result, where: str) -> Cure:
+def cure_of(result: Result, where: str) -> CureSearch:
     """What a search for an island on `where`, the emulator or the candidate, came to."""
     island = result.culprits if result.answered else ()
     facts: dict[str, Fact] = {
@@ -171,7 +171,7 @@ def cure_of(result: Result, where: str) -> Cure:
     else:
         reason = result.log[-1].text if result.verdict is SearchVerdict.BUDGET else result.verdict
         text = f"the search on the {where} ended without an answer: {reason}"
-    return Cure(
+    return CureSearch(
         island=island,
         confirmed_on=where if result.answered else None,
         minimal_on=where if result.minimal else None,

@@ -14,7 +14,7 @@ from harness.diagnosis.context import Context, Seen, SeparationSearch
 from harness.diagnosis.results import Evidence, EvidenceKind, Separation, Stage
 from harness.diagnosis.stages.search import search_candidate, why_given_up
 from harness.model import Model
-from harness.search import Evaluation, Outcome, Problem, SearchOptions
+from harness.search import Outcome, Problem, SearchOptions, Trial
 from harness.text import names
 
 PHASE = "separate"
@@ -36,7 +36,7 @@ def search_marks(seen: Seen, context: Context) -> Seen:
     problem = Problem(units=tensors, identity=f"{subject.identity} marks {precision}")
     known = {
         frozenset[str](): fails.trial,
-        frozenset(tensors): Evaluation(Outcome.PASS, note="all tensors observed"),
+        frozenset(tensors): Trial(Outcome.PASS, note="all tensors observed"),
     }
 
     def plan_of(treated: frozenset[str]) -> Plan:

@@ -37,7 +37,7 @@ from harness.history.matrix.lanes import (
 )
 from harness.history.matrix.options import DriftOptions, check_releases
 from harness.history.store import MatrixPlan, Recording, RunInfo, RunWriter, hash_case, opened, read_info
-from harness.judge import Judge, Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
+from harness.judge import Judge, RunEvent, RunProgress, RunResult, Verdict, fingerprint_of, side_by_side
 from harness.text import command
 
 PARTS_A_WORKER = 3
@@ -51,7 +51,7 @@ def run_matrix(
     *,
     history: Path,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
     scheduler: str | None = None,
 ) -> RunInfo:
     """Run the matrix and return what it left in the history.
@@ -120,7 +120,7 @@ class _Matrix:
     options: DriftOptions
     releases: Sequence[str]
     writer: RunWriter
-    progress: Progress
+    progress: RunProgress
     judge: Judge
     """What tells whether models and inputs are still those of an interrupted run."""
     at_a_time: int
@@ -264,9 +264,7 @@ class _Matrix:
                 if self.stopped.is_set():
                     raise StoppedError
                 precision, name = unit.spec.precision, unit.case.name
-                self.progress(
-                    ProgressEvent(kind, self.done, self.total, name, precision, label, stage, result)
-                )
+                self.progress(RunEvent(kind, self.done, self.total, name, precision, label, stage, result))
                 self.done += kind == "done"
 
         def begin() -> None:

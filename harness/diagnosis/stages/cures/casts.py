@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from harness.diagnosis.context import Cure, Evaluator
+from harness.diagnosis.context import CureSearch, Evaluator
 from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind
 from harness.diagnosis.stages.search import key_of
-from harness.search import Evaluation, Outcome
+from harness.search import Outcome, Trial
 
 PHASE = "casts"
 MOST_CASTS = 4
@@ -28,7 +28,7 @@ def cure_with_casts(
     parts: Sequence[frozenset[str]],
     on_build: Callable[[int], None] = lambda count: None,
     most: int | None = None,
-) -> Cure:
+) -> CureSearch:
     """The smallest contiguous island around `core`, held by Casts, that cures; not `found` where none does.
 
     Args:
@@ -73,9 +73,9 @@ def cure_with_casts(
             count = len(island)
             text = f"with {count} nodes in FP32, between Casts in the graph, the unobserved engine passes"
             shown = Evidence.of(EvidenceKind.CASTS, text, log=log, casts=True)
-            return Cure(island, CANDIDATE, casts=True, evidence=(shown,))
+            return CureSearch(island, CANDIDATE, casts=True, evidence=(shown,))
     text = "Casts around the island in the graph do not cure the engine"
-    return Cure(evidence=(Evidence.of(EvidenceKind.CASTS, text, log=log, casts=True),))
+    return CureSearch(evidence=(Evidence.of(EvidenceKind.CASTS, text, log=log, casts=True),))
 
 
 def _cut(
@@ -100,5 +100,5 @@ def _described(island: Sequence[str]) -> str:
     return ", ".join(island) if len(island) <= 4 else f"{len(island)} nodes ({island[0]} … {island[-1]})"
 
 
-def _said(trial: Evaluation) -> str:
+def _said(trial: Trial) -> str:
     return f"{trial.outcome} ({trial.note})" if trial.note else str(trial.outcome)

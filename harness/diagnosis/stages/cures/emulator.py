@@ -15,7 +15,7 @@ from harness.backends import Observation
 from harness.diagnosis.context import (
     LARGE,
     Context,
-    Cure,
+    CureSearch,
     Effects,
     Evaluator,
     Prediction,
@@ -36,7 +36,7 @@ from harness.diagnosis.stages.search import (
 )
 from harness.errors import UsageError
 from harness.judge import measure_layers
-from harness.search import Evaluation, Outcome, SearchOptions
+from harness.search import Outcome, SearchOptions, Trial
 from harness.tensors import Precision
 
 MOST_SUSPECTS = 64
@@ -69,12 +69,12 @@ def prior_of(
     context: Context,
     prediction: Prediction,
     on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
-) -> Cure:
+) -> CureSearch:
     """The island of the emulator that stands for an engine, found now or before; `on_hint` as in `cure_on_emulator`."""
     text = "search the island on the emulator"
     context.report(Stage.CURE, text, suspected=outliers(prediction.introduced))
 
-    def searched() -> Cure:
+    def searched() -> CureSearch:
         if context.subject.precision is Precision.TF32:  # of which no island is built
             return cure_on_emulator(context, prediction, name="emulator", text=text)
         return cure_on_emulator(
@@ -93,7 +93,7 @@ def cure_on_emulator(
     effects: Effects | None = None,
     share: float = 1.0,
     on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
-) -> Cure:
+) -> CureSearch:
     """The minimal island on the emulator.
 
     Where errors of many nodes add up and the emulator only stands for an engine, nothing is proved: another sample, or
@@ -113,7 +113,7 @@ def cure_on_emulator(
     evaluator, subject = context.emulator, context.emulated
     effects = effects or context.effects(prediction.failing_sample)
     evaluator.failing_sample = prediction.failing_sample
-    known: dict[frozenset[str], Evaluation] = {frozenset(): prediction.trial}
+    known: dict[frozenset[str], Trial] = {frozenset(): prediction.trial}
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
     # What outliers read from is rarely at fault: without it each search starts with that many nodes less.
     own, theirs = frozenset(outliers(prediction.introduced)), frozenset(outliers(suspicion))
@@ -157,7 +157,7 @@ def _with_readers(subject: Subject, hint: frozenset[str]) -> frozenset[str]:
 
 
 def _passing(
-    evaluator: Evaluator, known: dict[frozenset[str], Evaluation], hints: Sequence[frozenset[str]]
+    evaluator: Evaluator, known: dict[frozenset[str], Trial], hints: Sequence[frozenset[str]]
 ) -> frozenset[str] | None:
     """The first of `hints` that cures; what they came to is added to `known`."""
     for hint in hints:
@@ -170,7 +170,7 @@ def _passing(
 
 
 def _followed(
-    evaluator: Evaluator, known: dict[frozenset[str], Evaluation], hint: frozenset[str], sample: int
+    evaluator: Evaluator, known: dict[frozenset[str], Trial], hint: frozenset[str], sample: int
 ) -> frozenset[str] | None:
     """`hint` with what is near where the error starts once that is in FP32, and so on; None if none of it cures.
 

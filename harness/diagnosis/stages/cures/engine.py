@@ -13,7 +13,7 @@ from harness.backends import Plan, Timing
 from harness.diagnosis.context import (
     BASELINE,
     Context,
-    Cure,
+    CureSearch,
     Evaluator,
     JudgedEvaluation,
     Obedience,
@@ -59,7 +59,7 @@ from harness.diagnosis.stages.search import (
 )
 from harness.errors import BudgetExhaustedError, CandidateError, UsageError
 from harness.model import PRODUCTS
-from harness.search import Evaluation, Outcome, SearchOptions, SearchVerdict
+from harness.search import Outcome, SearchOptions, SearchVerdict, Trial
 from harness.text import percent, plural
 
 PRICE_PHASE = "price"
@@ -95,7 +95,7 @@ def try_sums(seen: Seen, context: Context) -> Seen:
 
 
 def _build_with_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> Seen:
-    count, cure = plural(len(products), "product"), Cure(confirmed_on=CANDIDATE, fp32_sums=products)
+    count, cure = plural(len(products), "product"), CureSearch(confirmed_on=CANDIDATE, fp32_sums=products)
     context.report(Stage.CURE, f"build with {count} between Casts to FP32", suspected=products)
     plan = context.subject.plan(fp32_sums=products)
     if context.evaluator.begin(plan, key_of(plan)):
@@ -116,7 +116,7 @@ def _build(
     context: Context,
     island: tuple[str, ...],
     what: str,
-    cure: Cure | None = None,
+    cure: CureSearch | None = None,
     **facts: Fact,
 ) -> tuple[Seen, JudgedEvaluation]:
     """Build the unobserved engine with `island` in FP32: what is known then, and what came of it.
@@ -231,7 +231,7 @@ def try_products(seen: Seen, context: Context) -> Seen:
         if seen.cured:
             return seen
     seen, tried = _build(seen, context, island, f"{plural(len(island), 'product')} in FP32")
-    cure = Cure(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
+    cure = CureSearch(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
     price = _price(seen, context, context.subject.plan(island)) if tried.passed else None
     return replace(seen, tried=tried, cure=cure, price=price)
 
@@ -351,12 +351,12 @@ def search_engine(seen: Seen, context: Context) -> Seen:
     return after
 
 
-def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
+def _prune(seen: Seen, context: Context, found: CureSearch) -> Seen:
     """A large island that was not shown to be needed as a whole: leave out what is not needed."""
     text = "leave out what the island does not need"
     context.report(Stage.CURE, text, suspected=found.island)
     island = frozenset(found.island)
-    known = {**seen.known, island: Evaluation(Outcome.PASS)}
+    known = {**seen.known, island: Trial(Outcome.PASS)}
     pruned = cure_on_engine(
         seen,
         context,
@@ -386,7 +386,7 @@ def cure_on_engine(
     text: str,
     phase: str = CURE_PHASE,
     most: int | None = None,
-) -> Cure:
+) -> CureSearch:
     """The island on an engine that the emulator does not explain, in a search called `name`, whose builds are charged
     to `phase`; `text` is for whoever follows progress."""
     evaluator, subject = context.evaluator, context.subject

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from harness.diagnosis.context import (
     Context,
-    Cure,
+    CureSearch,
     Evaluator,
     FP32Sums,
     Prediction,
@@ -34,7 +34,7 @@ def find_sums(seen: Seen, context: Context) -> Seen:
     found = sums_of(context, seen.predicted)
     seen = replace(seen, sums=found).adding(*found.evidence)
     if seen.emulated and found.products:
-        return replace(seen, cure=Cure(confirmed_on=EMULATOR, fp32_sums=found.products))
+        return replace(seen, cure=CureSearch(confirmed_on=EMULATOR, fp32_sums=found.products))
     return seen
 
 

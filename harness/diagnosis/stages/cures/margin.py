@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from harness.diagnosis.context import Effects, Evaluator, Prediction, inherited
 from harness.diagnosis.stages.search import CURE_PHASE, island_problem
-from harness.search import Evaluation, Outcome, SearchOptions, search
+from harness.search import Outcome, SearchOptions, Trial, search
 
 MOST_TRIES = 3
 """How many islands are built, each with more margin than the one before."""
@@ -36,7 +36,7 @@ def left_on(emulator: Evaluator, island: Iterable[str]) -> float:
     return emulator.evaluate(emulator.subject.plan(island), phase=CURE_PHASE).badness
 
 
-def next_share(share: float, trial: Evaluation) -> float | None:
+def next_share(share: float, trial: Trial) -> float | None:
     """What the emulator may have left of its limit next; None if a margin is no remedy.
 
     Args:
@@ -55,10 +55,10 @@ def island_with_margin(
     subject = emulator.subject
     left: dict[frozenset[str], float] = {}
 
-    def oracle(treated: frozenset[str]) -> Evaluation:
+    def oracle(treated: frozenset[str]) -> Trial:
         left[treated] = left_on(emulator, treated)
         outcome = Outcome.PASS if left[treated] <= share else Outcome.FAIL
-        return Evaluation(outcome, left[treated], share - left[treated])
+        return Trial(outcome, left[treated], share - left[treated])
 
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
     problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from harness.diagnosis.context import Context, Cure, Seen
+from harness.diagnosis.context import Context, CureSearch, Seen
 from harness.diagnosis.handover import begin_repro, core_of
 from harness.diagnosis.results import DiagnosisVerdict
 from harness.diagnosis.stages.attribution import conclude
@@ -14,7 +14,7 @@ from harness.diagnosis.stages.prediction import emulate_cured
 from harness.errors import HarnessError
 
 
-def meanwhile(seen: Seen, context: Context, cure: Cure) -> None:
+def meanwhile(seen: Seen, context: Context, cure: CureSearch) -> None:
     """While an engine is built that `cure` should cure: look at the one that fails, explain the fault, measure the
     emulator with the cure, and cut out the repro."""
     with suppress(HarnessError):  # whatever goes wrong does so again when it is its turn
