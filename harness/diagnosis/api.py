@@ -233,7 +233,7 @@ def document(diagnosis: Diagnosis) -> str:
 def _put_together(context: Context, seen: Seen) -> Diagnosis:
     from harness.diagnosis.explain import advise
 
-    subject, found, handed = context.subject, seen.findings, seen.handover
+    subject, found, handed = context.subject, seen.conclusion, seen.handover
     assert found is not None
     assert handed is not None
     case, gates = subject.bench.case, seen.gates

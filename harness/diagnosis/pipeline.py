@@ -114,31 +114,31 @@ MORE_KERNELS = 1.05
 
 def _parts_kernels(seen: Seen) -> bool:
     """Whether the island that cures makes more kernels of the engine, and costs latency as far as that was measured."""
-    if not seen.cured or seen.tried is None or not seen.tried.passed or not seen.baseline.kernels:
+    if not seen.cured or seen.with_island is None or not seen.with_island.passed or not seen.baseline.kernels:
         return False
     if seen.price is not None and seen.price.ratio <= COSTLY:
         return False
-    return len(seen.tried.kernels) > MORE_KERNELS * len(seen.baseline.kernels)
+    return len(seen.with_island.kernels) > MORE_KERNELS * len(seen.baseline.kernels)
 
 
 def _unexplained(seen: Seen) -> bool:
     """Whether a lowered engine fails that repeats itself and is not wrong in FP32, and no island is known to cure."""
     return (
         _lowered(seen)
-        and seen.strict is not None
-        and not (seen.cured or seen.strict_fails or seen.accumulates or seen.unstable is not None)
+        and seen.fp32_engine is not None
+        and not (seen.cured or seen.fails_in_fp32 or seen.accumulates or seen.unstable is not None)
     )
 
 
 def _wrong_in_fp32(seen: Seen) -> bool:
-    return _on_engine(seen) and seen.strict_fails and seen.unstable is None
+    return _on_engine(seen) and seen.fails_in_fp32 and seen.unstable is None
 
 
 def _needs_repetition(seen: Seen) -> bool:
-    if not _on_engine(seen) or seen.cured or seen.strict is None:
+    if not _on_engine(seen) or seen.cured or seen.fp32_engine is None:
         return False
-    if seen.strict_fails:
-        return seen.strict_is_baseline
+    if seen.fails_in_fp32:
+        return seen.fp32_is_baseline
     # A few more builds like the first one; with all tensors marked, one may take minutes.
     return _lowered(seen) and not seen.predicted.fails and not seen.accumulates
 
@@ -166,7 +166,7 @@ def _to_observe(seen: Seen) -> bool:
 def _cured_by_observing(seen: Seen) -> bool:
     if seen.observed is None or not seen.observed.passes:
         return False
-    return _wrong_in_fp32(seen) or (_unexplained(seen) and not seen.behind)
+    return _wrong_in_fp32(seen) or (_unexplained(seen) and not seen.has_other_fault)
 
 
 def _separated(seen: Seen) -> bool:
@@ -174,7 +174,7 @@ def _separated(seen: Seen) -> bool:
 
 
 def _right_in_fp32(seen: Seen) -> bool:
-    return _on_engine(seen) and seen.strict is not None and seen.strict.passed
+    return _on_engine(seen) and seen.fp32_engine is not None and seen.fp32_engine.passed
 
 
 def _has_verdict(seen: Seen) -> bool:
@@ -188,7 +188,7 @@ def _island_is_whole(before: Seen, after: Seen) -> Conditions:
 
 
 def _what_is_confirmed_cures(_: Seen, after: Seen) -> Conditions:
-    found = after.findings or Conclusion(DiagnosisVerdict.UNRESOLVED)
+    found = after.conclusion or Conclusion(DiagnosisVerdict.UNRESOLVED)
     # FP32 throughout cures TF32 without naming a node.
     named = bool(found.culprits or found.fp32_sums) or _right_in_fp32(after)
     yield named or not found.confirmed, "that what is confirmed names a cure"
@@ -294,18 +294,18 @@ PIPELINE: tuple[PipelineStage, ...] = (
         applies=lambda seen: _has_prior(seen) and not seen.compiled,
         ensures=lambda before, after: [
             (
-                after.tried is not None and after.tried.passed == after.cured,
+                after.with_island is not None and after.with_island.passed == after.cured,
                 "a cure if and only if it passes",
             ),
             (len(after.known) > len(before.known), "that the island is not built again"),
         ],
-        leaves="tried",
+        leaves="with_island",
     ),
     PipelineStage(
         "margins",
         Stage.CURE,
         stages.try_margins,
-        applies=lambda seen: _lowered(seen) and seen.behind and not seen.cured,
+        applies=lambda seen: _lowered(seen) and seen.has_other_fault and not seen.cured,
         requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
         ensures=_island_is_whole,
     ),
@@ -334,7 +334,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         Stage.GATES,
         stages.build_fp32,
         applies=lambda seen: _on_engine(seen) and not seen.cured,
-        leaves="strict",
+        leaves="fp32_engine",
     ),
     PipelineStage(
         "accumulation",
@@ -365,7 +365,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         stages.trace_fp32,
         applies=_wrong_in_fp32,
         requires=lambda seen: [
-            (seen.strict is not None and bool(seen.strict.tensors), "its outputs in FP32")
+            (seen.fp32_engine is not None and bool(seen.fp32_engine.tensors), "its outputs in FP32")
         ],
         leaves="divergence",
     ),
@@ -386,7 +386,11 @@ PIPELINE: tuple[PipelineStage, ...] = (
         "casts",
         Stage.CURE,
         stages.try_casts,
-        applies=lambda seen: _unexplained(seen) and seen.behind and bool(seen.tried and seen.tried.regions),
+        applies=lambda seen: (
+            _unexplained(seen)
+            and seen.has_other_fault
+            and bool(seen.with_island and seen.with_island.regions)
+        ),
         requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
         ensures=_island_is_whole,
     ),
@@ -413,7 +417,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         stages.attribute,
         applies=lambda seen: True,
         ensures=_what_is_confirmed_cures,
-        leaves="findings",
+        leaves="conclusion",
         spends=False,
     ),
     PipelineStage(
@@ -421,7 +425,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         Stage.HAND_OVER,
         hand_over,
         applies=lambda seen: True,
-        requires=lambda seen: [(seen.findings is not None, "findings")],
+        requires=lambda seen: [(seen.conclusion is not None, "conclusion")],
         ensures=lambda _, after: [(_written(after), "that every file which is handed over is there")],
         leaves="handover",
         spends=False,

@@ -12,7 +12,7 @@ from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR
 from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
-from harness.judge.measurement import Findings
+from harness.judge.measurement import MeasuredRun
 from harness.judge.reference import empty_outputs
 from harness.judge.results import Cause, Region, RunReason, RunResult, Verdict
 from harness.judge.workbench import Workbench, profiles_of
@@ -40,7 +40,7 @@ class Question:
 
     bench: Workbench
     spec: RunSpec
-    found: Findings
+    found: MeasuredRun
     golden_update: bool = False
 
     @property

@@ -73,7 +73,7 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True)
-class Findings:
+class MeasuredRun:
     """What was found in one run, before anything is decided.
 
     Args:
@@ -123,7 +123,7 @@ class Measurement:
     _failures: list[Mapping[str, str]] = field(default_factory=list)
     """Sample by sample, the outputs that could not be computed, with the reason."""
 
-    def take(self, blank: RunResult) -> Findings:
+    def take(self, blank: RunResult) -> MeasuredRun:
         """Run reference and candidate, and compare all there is to compare."""
         bench, options = self.bench, self.options
         expected = self._timed("reference", lambda: bench.expected)
@@ -162,7 +162,7 @@ class Measurement:
             shapes=tuple(each for each in shapes if each.fault or each.skipped),
             error_map=None if passed or self._later else _error_map(expected, actual, outputs),
         )
-        return Findings(run, own, golden, bench.other_inputs(self.candidate), cost)
+        return MeasuredRun(run, own, golden, bench.other_inputs(self.candidate), cost)
 
     @property
     def _judged_as(self) -> Precision:

@@ -237,7 +237,7 @@ def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -
     context = Context(Subject(bench, Precision.FP16, bench.emulator))
     seen = replace(
         start(context, DiagnosisOptions()),
-        findings=Conclusion(DiagnosisVerdict.UNRESOLVED),
+        conclusion=Conclusion(DiagnosisVerdict.UNRESOLVED),
         handover=Handover(written=False),
     )
     (next_command,) = advise(context, seen)

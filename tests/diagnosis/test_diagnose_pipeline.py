@@ -35,12 +35,12 @@ def test_the_stages_have_names_of_their_own_and_end_with_the_handover() -> None:
 
 
 def test_a_stage_that_lacks_what_it_requires_is_named(context: Context) -> None:
-    with pytest.raises(StageError, match=r"stage .hand over. of the diagnosis requires findings") as caught:
+    with pytest.raises(StageError, match=r"stage .hand over. of the diagnosis requires conclusion") as caught:
         run_stages(start(context, DiagnosisOptions()), context, [stage("hand over")])
     assert (caught.value.stage, caught.value.which, caught.value.broken) == (
         "hand over",
         "requires",
-        ("findings",),
+        ("conclusion",),
     )
 
 
@@ -62,8 +62,8 @@ def no_island(seen: Seen) -> Seen:
 
 
 def no_culprits(seen: Seen) -> Seen:
-    assert seen.findings is not None
-    return replace(seen, findings=replace(seen.findings, culprits=()))
+    assert seen.conclusion is not None
+    return replace(seen, conclusion=replace(seen.conclusion, culprits=()))
 
 
 def no_failure(seen: Seen) -> Seen:
@@ -108,7 +108,7 @@ def test_a_spent_budget_ends_what_spends_and_nothing_else(context: Context) -> N
     table = [replace(each, run=spend) if each.name == "island of the emulator" else each for each in PIPELINE]
     seen = run_stages(start(context, DiagnosisOptions()), context, table)
     assert seen.stopped == "the budget of 1 builds is spent"
-    assert seen.findings is not None
+    assert seen.conclusion is not None
     assert seen.handover is not None
     stopped = [each for each in seen.evidence if each.text == "stopped: the budget of 1 builds is spent"]
     assert [each.stage for each in stopped] == [Stage.CURE]

@@ -353,11 +353,11 @@ class Seen:
         prediction: what the emulator says.
         sums: what adding up in FP32 does to an emulator that adds up in FP16.
         prior: the emulator's island, where the candidate is an engine.
-        tried: the unobserved engine with the emulator's island.
+        with_island: the unobserved engine with the emulator's island.
         cure: the island that the candidate was seen to pass with, or the search that found none.
         price: what the island costs in latency.
-        strict: the unobserved engine in FP32 without TF32; where it computes in TF32 all the same, it passes if it errs
-            no more than the emulated TF32.
+        fp32_engine: the unobserved engine in FP32 without TF32; where it computes in TF32 all the same, it passes if
+            it errs no more than the emulated TF32.
         rebuilt: whether the unobserved engine was built again; False where it differs from run to run.
         tactics: the search for the tactics that decide; None if the candidate reports none.
         unstable: `tactic` or `nondeterministic`, if repetitions differ.
@@ -369,7 +369,7 @@ class Seen:
         hidden: what is lost behind outputs that pass; None if that was not looked for.
         known: what islands came to on the unobserved candidate.
         stopped: the message of the budget that ended the stages; empty if they were not ended.
-        findings: what it all comes to.
+        conclusion: what it all comes to.
         summary: the answer in one or two sentences.
         handover: the files and commands.
         evidence: what was shown, in its order.
@@ -382,10 +382,10 @@ class Seen:
     prediction: Prediction | None = None
     sums: FP32Sums | None = None
     prior: CureSearch | None = None
-    tried: JudgedEvaluation | None = None
+    with_island: JudgedEvaluation | None = None
     cure: CureSearch | None = None
     price: Price | None = None
-    strict: JudgedEvaluation | None = None
+    fp32_engine: JudgedEvaluation | None = None
     rebuilt: bool | None = None
     tactics: TacticSearchResult | None = None
     unstable: DiagnosisVerdict | None = None
@@ -397,7 +397,7 @@ class Seen:
     hidden: HiddenSearch | None = None
     known: Mapping[frozenset[str], Trial] = field(default_factory=dict)
     stopped: str = ""
-    findings: Conclusion | None = None
+    conclusion: Conclusion | None = None
     summary: str = ""
     handover: Handover | None = None
     evidence: tuple[Evidence, ...] = ()
@@ -443,24 +443,24 @@ class Seen:
         return regions_around(self.baseline.compiled, island)
 
     @property
-    def behind(self) -> bool:
+    def has_other_fault(self) -> bool:
         """Whether the engine fails with the emulator's island, too: there is a fault behind the known one."""
-        return self.tried is not None and self.tried.outcome is Outcome.FAIL
+        return self.with_island is not None and self.with_island.outcome is Outcome.FAIL
 
     @property
-    def strict_as(self) -> Precision:
+    def fp32_as(self) -> Precision:
         """The precision whose gates hold for the engine in FP32: TF32 where its products are computed in TF32."""
-        return (self.strict and self.strict.judged_as) or Precision.FP32
+        return (self.fp32_engine and self.fp32_engine.judged_as) or Precision.FP32
 
     @property
-    def strict_is_baseline(self) -> bool:
+    def fp32_is_baseline(self) -> bool:
         """Whether the engine under test is the one in FP32 itself."""
-        return self.strict is not None and self.strict.tensors is self.baseline.tensors
+        return self.fp32_engine is not None and self.fp32_engine.tensors is self.baseline.tensors
 
     @property
-    def strict_fails(self) -> bool:
+    def fails_in_fp32(self) -> bool:
         """Whether the engine fails in FP32 without TF32; where it cannot do without, beyond the emulated TF32."""
-        return self.strict is not None and self.strict.outcome is Outcome.FAIL
+        return self.fp32_engine is not None and self.fp32_engine.outcome is Outcome.FAIL
 
     @property
     def accumulates(self) -> bool:
@@ -481,6 +481,6 @@ class Seen:
     @property
     def failing_layers(self) -> Layers:
         """The layers of the engine that fails; nothing if it was observed with an island, or cured by observing."""
-        if self.observed is None or self.observed.passes or self.behind:
+        if self.observed is None or self.observed.passes or self.has_other_fault:
             return ()
         return self.observed.layers

@@ -116,7 +116,7 @@ def _remedy(found: Conclusion) -> str:
 
 def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     """What to do next: commands and sentences."""
-    found, handed = seen.findings, seen.handover
+    found, handed = seen.conclusion, seen.handover
     assert found is not None
     assert handed is not None
     verdict = found.verdict

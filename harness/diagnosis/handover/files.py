@@ -76,15 +76,15 @@ WITH_REPRO = frozenset(
 
 def hand_over(seen: Seen, context: Context) -> Seen:
     """Say the answer, and write what there is to act on to the folder of the context."""
-    assert seen.findings is not None
-    summary = summarise(context, seen.findings, () if seen.hidden is None else seen.hidden.faults)
+    assert seen.conclusion is not None
+    summary = summarise(context, seen.conclusion, () if seen.hidden is None else seen.hidden.faults)
     layers = (
         {}
         if seen.emulated or seen.gates is None or seen.gates.baseline is None
         else seen.baseline.engine_layers
     )
     typing = None if seen.gates is None or seen.gates.baseline is None else seen.baseline.typing
-    handover = write_handover(context, seen.findings, summary, context.out, layers, typing=typing)
+    handover = write_handover(context, seen.conclusion, summary, context.out, layers, typing=typing)
     return replace(seen, summary=summary, handover=handover).adding(*handover.evidence)
 
 

@@ -50,22 +50,22 @@ def build_fp32(seen: Seen, context: Context) -> Seen:
     context.report(Stage.GATES, "build in FP32")
     build = context.subject.bench.case.build
     if seen.precision is Precision.FP32 and not build.tf32:
-        strict = seen.baseline
+        engine = seen.baseline
     else:
         plan = context.subject.plan(precision=Precision.FP32, build=build.model_copy(update={"tf32": False}))
-        strict = context.evaluator.evaluate(plan, phase=GATES_PHASE, key="strict", thorough=True)
-    word = {Outcome.PASS: "passes", Outcome.FAIL: "fails"}.get(strict.outcome, "cannot be built")
+        engine = context.evaluator.evaluate(plan, phase=GATES_PHASE, key="strict", thorough=True)
+    word = {Outcome.PASS: "passes", Outcome.FAIL: "fails"}.get(engine.outcome, "cannot be built")
     text = f"in FP32 without TF32 the unobserved engine {word}"
-    if strict.in_tf32 and strict.outcome is Outcome.FAIL:
-        strict, text = held_to_tf32(context.subject, strict)
+    if engine.in_tf32 and engine.outcome is Outcome.FAIL:
+        engine, text = held_to_tf32(context.subject, engine)
     known = dict(seen.known)
-    if strict.passed:
-        known[frozenset(context.subject.units)] = strict.trial
-    shown = Evidence.of(EvidenceKind.FP32, text, outcome=strict.outcome)
-    return replace(seen, strict=strict, known=known).adding(shown)
+    if engine.passed:
+        known[frozenset(context.subject.units)] = engine.trial
+    shown = Evidence.of(EvidenceKind.FP32, text, outcome=engine.outcome)
+    return replace(seen, fp32_engine=engine, known=known).adding(shown)
 
 
-def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEvaluation, str]:
+def held_to_tf32(subject: Subject, engine: JudgedEvaluation) -> tuple[JudgedEvaluation, str]:
     """An engine in FP32 that fails, judged beside the emulated TF32, and what came of it, in words.
 
     It passes if each of its outputs passes the gates of TF32, or errs at most by `FACTOR` times as much as the emulated
@@ -74,7 +74,7 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
     plan = subject.plan(precision=Precision.TF32)
     outputs: list[OutputResult] = []
     explained = True
-    for sample, tensors in enumerate(strict.tensors):
+    for sample, tensors in enumerate(engine.tensors):
         judged = subject.judge(_computed(subject, sample, tensors), sample, plan)
         emulator = subject.bench.beside_engine(Precision.TF32)
         found = emulator.attempt(subject.bench.feeds[sample], Precision.TF32)
@@ -83,12 +83,12 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
             explained &= output.passed or badness([output]) <= FACTOR * badness([beside])
         outputs += judged
     outcome = Outcome.PASS if explained else Outcome.FAIL
-    why = "this release cannot turn it off" if strict.tf32 == TF32_STAYS else "nothing turned it off"
+    why = "this release cannot turn it off" if engine.tf32 == TF32_STAYS else "nothing turned it off"
     word = "no more" if explained else "more"
     text = (
         f"in FP32 the engine computes products in TF32, as {why}, and errs {word} than the emulated TF32 does"
     )
-    return replace(strict, outcome=outcome, outputs=tuple(outputs), judged_as=Precision.TF32), text
+    return replace(engine, outcome=outcome, outputs=tuple(outputs), judged_as=Precision.TF32), text
 
 
 def _computed(subject: Subject, sample: int, tensors: Mapping[str, np.ndarray]) -> Computed:

@@ -39,19 +39,19 @@ class Symptoms:
     Args:
         precision: the precision under test.
         repeats: `tactic` or `nondeterministic`, if repetitions differ.
-        strict_passes: the candidate passes in FP32 without TF32.
+        passes_in_fp32: the candidate passes in FP32 without TF32.
         emulator_fails: the emulator fails at the precision under test.
         observed_passes: the engine passes when all its tensors are observed.
         marks_cure: marks of single tensors cure.
         island_cures: the unobserved candidate passes with an island in FP32.
-        in_tf32: the engine in FP32 computes in TF32; then `strict_passes` says that it errs no more than the emulated
+        in_tf32: the engine in FP32 computes in TF32; then `passes_in_fp32` says that it errs no more than the emulated
             TF32.
         accumulates: FP16 accumulation explains what the emulator does not.
     """
 
     precision: Precision
     repeats: DiagnosisVerdict | None = None
-    strict_passes: bool | None = None
+    passes_in_fp32: bool | None = None
     emulator_fails: bool | None = None
     observed_passes: bool | None = None
     marks_cure: bool | None = None
@@ -75,7 +75,7 @@ def attribute(seen: Seen, context: Context) -> Seen:
         context.report(Stage.ATTRIBUTE, "put together what was shown")
         effects = context.effects(seen.prediction.failing_sample)
         found, evidence = conclude(seen, context.subject, effects)
-    return replace(seen, findings=found).adding(*evidence)
+    return replace(seen, conclusion=found).adding(*evidence)
 
 
 def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Conclusion, tuple[Evidence, ...]]:
@@ -141,22 +141,22 @@ _TABLE: tuple[tuple[Callable[[Symptoms], object], DiagnosisVerdict, str], ...] =
         "the same network does not give the same outcome twice",
     ),
     (
-        lambda shown: shown.strict_passes is False and shown.in_tf32,
+        lambda shown: shown.passes_in_fp32 is False and shown.in_tf32,
         _V.CONVERSION,
         "it is wrong in FP32 already, by more than TF32 explains",
     ),
     (
-        lambda shown: shown.strict_passes is False,
+        lambda shown: shown.passes_in_fp32 is False,
         _V.CONVERSION,
         "it is wrong in FP32 without TF32 already",
     ),
     (
-        lambda shown: shown.strict_passes and shown.in_tf32 and shown.precision in _FP32,
+        lambda shown: shown.passes_in_fp32 and shown.in_tf32 and shown.precision in _FP32,
         _V.TF32,
         "it errs no more than the emulated TF32, and computes FP32 in TF32",
     ),
     (
-        lambda shown: shown.strict_passes and shown.precision in _FP32,
+        lambda shown: shown.passes_in_fp32 and shown.precision in _FP32,
         _V.TF32,
         "it is right in FP32 without TF32",
     ),
@@ -197,25 +197,25 @@ _TABLE: tuple[tuple[Callable[[Symptoms], object], DiagnosisVerdict, str], ...] =
 
 def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Conclusion, tuple[Evidence, ...]]:
     """What follows from what was seen of an engine, and the reason for it."""
-    strict = None if seen.strict is None else _PASSES.get(seen.strict.outcome)
+    in_fp32 = None if seen.fp32_engine is None else _PASSES.get(seen.fp32_engine.outcome)
     separations = seen.separated.separations if seen.separated is not None else ()
     observed = seen.observed
-    looked = observed is not None and bool(observed.layers) and not seen.behind
+    looked = observed is not None and bool(observed.layers) and not seen.has_other_fault
     verdict, reason = decide(
         Symptoms(
             precision=seen.precision,
             repeats=seen.unstable,
-            strict_passes=True if seen.cured and strict is None else strict,
+            passes_in_fp32=True if seen.cured and in_fp32 is None else in_fp32,
             emulator_fails=seen.predicted.fails,
             observed_passes=observed.passes if looked and observed is not None else None,
             marks_cure=bool(separations) if seen.separated is not None else None,
             island_cures=True if seen.cured else None if seen.cure is None else False,
-            in_tf32=True if seen.strict_as is Precision.TF32 else None,
+            in_tf32=True if seen.fp32_as is Precision.TF32 else None,
             accumulates=True if seen.accumulates or seen.cured_by_sums else None,
         )
     )
-    found = Conclusion(verdict, separations=separations, fp32_as=seen.strict_as)
-    conclusion = _Conclusion(seen, subject, effects)
+    found = Conclusion(verdict, separations=separations, fp32_as=seen.fp32_as)
+    conclusion = _Concluding(seen, subject, effects)
     if verdict is _V.PRECISION and seen.cured_by_sums:
         return conclusion.fp32_sums(found), (reason,)
     if verdict is _V.PRECISION and seen.accumulates:
@@ -236,7 +236,7 @@ _PASSES = {Outcome.PASS: True, Outcome.FAIL: False}
 
 
 @dataclass(frozen=True)
-class _Conclusion:
+class _Concluding:
     """Conclusions for each verdict on an engine: culprits, origins with their reasons, and what confirms them."""
 
     seen: Seen
@@ -264,7 +264,10 @@ class _Conclusion:
         )
         prior = seen.prior
         if not (
-            cure.island and seen.behind and prior is not None and set(cure.island).isdisjoint(prior.island)
+            cure.island
+            and seen.has_other_fault
+            and prior is not None
+            and set(cure.island).isdisjoint(prior.island)
         ):
             return replace(found, origins=self._origins_of(cure.island)), ()
         text = (
@@ -367,7 +370,7 @@ class _Conclusion:
         return replace(
             found,
             culprits=island,
-            confirmed=self.seen.strict_as is not Precision.TF32,
+            confirmed=self.seen.fp32_as is not Precision.TF32,
             minimal_on=EMULATOR if prior is not None and prior.minimal_on else None,
             origins=self._origins_of(island) if island else self._rounded_to_tf32(),
             cure=prior,

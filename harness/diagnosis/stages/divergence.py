@@ -28,14 +28,14 @@ PHASE = "convert"
 
 def trace_fp32(seen: Seen, context: Context) -> Seen:
     """Find the first tensor that differs in FP32, and try its node alone."""
-    strict, evaluator = seen.strict, context.evaluator
-    assert strict is not None
+    engine, evaluator = seen.fp32_engine, context.evaluator
+    assert engine is not None
     context.report(Stage.ATTRIBUTE, "find the first tensor that differs in FP32")
-    judged_as = strict.judged_as or Precision.FP32
+    judged_as = engine.judged_as or Precision.FP32
     nodes: tuple[str, ...] = ()
     culprits: list[str] = []
     try:
-        observed = observe(evaluator, strict, precision=Precision.FP32, judged_as=judged_as)
+        observed = observe(evaluator, engine, precision=Precision.FP32, judged_as=judged_as)
         seen = replace(seen, observed=observed).adding(*observation_evidence(observed, Precision.FP32))
         if observed.passes:
             return replace(seen, divergence=Divergence())

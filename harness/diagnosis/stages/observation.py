@@ -50,8 +50,8 @@ def observe_engine(seen: Seen, context: Context) -> Seen:
     suspected = seen.cure.island if seen.cure is not None and seen.cure.found else ()
     context.report(Stage.OBSERVE, "observe the tensors of the engine", suspected=suspected)
     engine, islands = seen.baseline, frozenset[str]()
-    if seen.behind and seen.prior is not None and seen.tried is not None:
-        engine, islands = seen.tried, frozenset(seen.prior.island)
+    if seen.has_other_fault and seen.prior is not None and seen.with_island is not None:
+        engine, islands = seen.with_island, frozenset(seen.prior.island)
     try:
         found = observed(context, engine, islands, inside=not seen.cured)
     except BudgetExhaustedError as error:

@@ -28,8 +28,8 @@ def search_marks(seen: Seen, context: Context) -> Seen:
     assert observed is not None
     context.report(Stage.ATTRIBUTE, "search the tensors that must not be fused away")
     fails, precision = seen.baseline, subject.precision
-    if seen.strict_fails and seen.strict is not None:
-        fails, precision = seen.strict, seen.strict_as
+    if seen.fails_in_fp32 and seen.fp32_engine is not None:
+        fails, precision = seen.fp32_engine, seen.fp32_as
     final = {info.name for info in subject.model.outputs}
     marked = observed.marks or subject.model.float_tensors
     tensors = tuple(name for name in marked if name not in observed.skipped and name not in final)

@@ -165,8 +165,8 @@ def try_prior(seen: Seen, context: Context) -> Seen:
     known_to_be_fused = seen.sums is not None and bool(seen.sums.fused_away) and bool(alone)
     if not known_to_be_fused:
         seen = _try_island(seen, context, island, "the emulator's island")
-        assert seen.tried is not None
-        if seen.tried.passed or seen.tried.obeyed is not Obedience.FUSED_AWAY:
+        assert seen.with_island is not None
+        if seen.with_island.passed or seen.with_island.obeyed is not Obedience.FUSED_AWAY:
             return seen
     readers = readers_of(subject.model, alone or island).intersection(subject.units)
     wider = subject.ordered(readers.union(island))
@@ -181,7 +181,7 @@ def _try_island(seen: Seen, context: Context, island: tuple[str, ...], what: str
     minimal_on = prior.minimal_on if island == prior.island else None
     cure = replace(prior, island=island, confirmed_on=CANDIDATE, minimal_on=minimal_on)
     seen, tried = _build(seen, context, island, f"{what} in FP32", cure)
-    seen = replace(seen, tried=tried)
+    seen = replace(seen, with_island=tried)
     if tried.passed:
         return replace(seen, cure=replace(cure, relaxed=tried.relaxed))
     if tried.regions:
@@ -193,11 +193,11 @@ def try_margins(seen: Seen, context: Context) -> Seen:
     """Where the error accumulates: build islands that leave the emulator some margin, one build each."""
     prior = seen.prior
     assert prior is not None
-    assert seen.tried is not None
+    assert seen.with_island is not None
     emulator, effects = context.emulator, context.effects(seen.predicted.failing_sample)
     if not accumulates(prior.island, effects):
         return seen
-    trial, share = seen.tried.trial, left_on(emulator, prior.island)
+    trial, share = seen.with_island.trial, left_on(emulator, prior.island)
     for _ in range(MOST_TRIES):
         wanted = next_share(share, trial)
         if wanted is None:
@@ -233,7 +233,7 @@ def try_products(seen: Seen, context: Context) -> Seen:
     seen, tried = _build(seen, context, island, f"{plural(len(island), 'product')} in FP32")
     cure = CureSearch(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
     price = _price(seen, context, context.subject.plan(island)) if tried.passed else None
-    return replace(seen, tried=tried, cure=cure, price=price)
+    return replace(seen, with_island=tried, cure=cure, price=price)
 
 
 def time_island(seen: Seen, context: Context) -> Seen:
@@ -273,7 +273,7 @@ def _price(seen: Seen, context: Context, cured: Plan) -> Price | None:
 def try_whole_kernels(seen: Seen, context: Context) -> Seen:
     """The island parts kernels: with all of their nodes in FP32 fewer may be left. One build; the faster one stays."""
     assert seen.cure is not None
-    assert seen.tried is not None
+    assert seen.with_island is not None
     subject, cure = context.subject, seen.cure
     chosen = whole_kernels(subject, cure.island, seen.baseline.kernels)
     island = subject.ordered(chosen)
@@ -286,7 +286,7 @@ def try_whole_kernels(seen: Seen, context: Context) -> Seen:
     except BudgetExhaustedError:
         return seen  # what cures is known
     price = _price(seen, context, plan) if tried.passed else None
-    before, after = len(seen.tried.kernels), len(tried.kernels)
+    before, after = len(seen.with_island.kernels), len(tried.kernels)
     faster = (
         after < before
         if price is None or seen.price is None
@@ -301,14 +301,14 @@ def try_whole_kernels(seen: Seen, context: Context) -> Seen:
     seen = seen.adding(shown)
     if not taken:
         return seen
-    return replace(seen, cure=replace(cure, island=island, minimal_on=None), tried=tried, price=price)
+    return replace(seen, cure=replace(cure, island=island, minimal_on=None), with_island=tried, price=price)
 
 
 def try_casts(seen: Seen, context: Context) -> Seen:
     """The island lies where precisions are not obeyed: write it into the graph, with more and more around it."""
     assert seen.prior is not None
     prior = seen.prior.island
-    if seen.tried is None:  # known from the engine that fails, and so not built in vain
+    if seen.with_island is None:  # known from the engine that fails, and so not built in vain
         seen = seen.adding(region_evidence(seen.compiled, context.subject.release))
     starts = () if seen.observed is None else seen.starts
     around = island_hints(context.subject, starts, prior, ())[-1:]
@@ -344,7 +344,7 @@ def search_engine(seen: Seen, context: Context) -> Seen:
     unstable = DiagnosisVerdict.NONDETERMINISTIC if found.verdict is SearchVerdict.FLAKY else seen.unstable
     after = replace(seen, cure=cure, unstable=unstable).adding(*found.evidence)
     # Only FP32 throughout cures, and the island that should cure lies where nothing is obeyed: no part of it will.
-    in_region = seen.compiled or (seen.tried is not None and seen.tried.regions)
+    in_region = seen.compiled or (seen.with_island is not None and seen.with_island.regions)
     hopeless = bool(in_region) and len(found.island) == len(subject.units)
     if found.found and found.minimal_on is None and len(found.island) > MOST_UNPROVED and not hopeless:
         return _prune(after, context, found)
