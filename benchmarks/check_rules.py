@@ -35,7 +35,7 @@ from onnx.backend.test.case.test_case import TestCase
 from benchmarks import torch_exports
 from benchmarks.record import RESULTS, record
 from benchmarks.spread import add_scheduler, each_answer, no_scheduler
-from harness.compiler import GraphView, Kind, Match, ReportCache, compile_model, match_rules
+from harness.compiler import FindingKind, GraphView, Match, ReportCache, compile_model, match_rules
 from harness.environments import Environment, WorkerLimits, close_shared, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
@@ -47,7 +47,7 @@ ANSWERS = RESULTS / "check_rules_answers.json.gz"
 CONSTANT = "/constant"
 HALVES = ("written", "held-out")
 SOURCES = ("suite", "torch", "reports")
-STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
+STOPS = (FindingKind.REFUSED, FindingKind.NOT_BUILT)
 NOT_SCORED = ("error", "unsupported", "no_gpu", "timed_out")
 
 

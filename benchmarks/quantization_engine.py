@@ -27,7 +27,7 @@ from harness.errors import CandidateError
 from harness.model import PRODUCTS, Model, load_model
 from harness.quantization import (
     Format,
-    Kind,
+    PairKind,
     QdqPair,
     Scale,
     diagnose_pairs,
@@ -81,7 +81,7 @@ def clip(made: Model, reference: Model | None, reader: str) -> tuple[Model, QdqP
     victim = next(
         pair
         for pair in pairs
-        if pair.kind is Kind.ACTIVATION and any(reader in each.node for each in pair.readers)
+        if pair.kind is PairKind.ACTIVATION and any(reader in each.node for each in pair.readers)
     )
     scales = {victim.name: Scale(victim.scale.values / 40)}
     return with_scales(made, pairs, scales, float_weights(made, pairs, reference)), victim

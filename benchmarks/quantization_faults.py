@@ -24,7 +24,7 @@ from cases.models.layers import layer_norm, linear
 from harness.model import Model, load_model
 from harness.quantization import (
     Format,
-    Kind,
+    PairKind,
     QdqPair,
     Scale,
     diagnose_pairs,
@@ -111,7 +111,7 @@ def plants(base: Base, rng: np.random.Generator) -> Iterator[tuple[str, tuple[st
     """Kind of fault, the pairs at fault, and the model with it."""
     pairs = find_pairs(base.model)
     weights = float_weights(base.model, pairs, base.reference)
-    activations = [pair for pair in pairs if pair.kind is Kind.ACTIVATION]
+    activations = [pair for pair in pairs if pair.kind is PairKind.ACTIVATION]
     chosen = activations[int(rng.integers(len(activations)))]
 
     def planted(scales: Mapping[str, Scale]) -> Model:
@@ -124,7 +124,9 @@ def plants(base: Base, rng: np.random.Generator) -> Iterator[tuple[str, tuple[st
         (chosen.name,),
         planted({chosen.name: Scale(np.asarray(chosen.scale.values * factor * 3))}),
     )
-    uneven = [pair for pair in pairs if pair.kind is Kind.WEIGHT and _ratio(weights[pair.name], pair) > 100]
+    uneven = [
+        pair for pair in pairs if pair.kind is PairKind.WEIGHT and _ratio(weights[pair.name], pair) > 100
+    ]
     if uneven:
         pair = uneven[int(rng.integers(len(uneven)))]
         whole = Scale(np.array(np.abs(weights[pair.name]).max() / 127, np.float32))

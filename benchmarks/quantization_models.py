@@ -33,7 +33,7 @@ from harness.backends import Reference
 from harness.case import load_case, make_feeds, resolve_model
 from harness.model import Model, at_opset, load_model, save_model
 from harness.quantization import (
-    Kind,
+    PairKind,
     Quantization,
     Ranking,
     Scale,
@@ -46,7 +46,7 @@ from harness.quantization import (
     quantized_products,
     with_scales,
 )
-from harness.quantization.calibration import observe
+from harness.quantization.calibration import observe_pairs
 from harness.quantization.mixed import small_products
 from harness.quantization.outputs import Outputs
 from harness.quantization.ranking import candidates, rank
@@ -106,7 +106,7 @@ def rank_pairs(
     pairs = find_pairs(model)
     switched = SwitchedModel(model, pairs, float_weights(model, pairs, reference))
     outputs = Outputs(switched, [feeds], [expected])
-    observed = observe(switched, [feeds])
+    observed = observe_pairs(switched, [feeds])
     return rank(outputs, observed, {pair.name: candidates(pair, observed) for pair in pairs}), outputs
 
 
@@ -149,7 +149,7 @@ def measure_planted(model: Model, reference: Model, feeds: dict[str, np.ndarray]
     pairs = find_pairs(model)
     weights = float_weights(model, pairs, reference)
     random = np.random.default_rng(0)
-    activations = [pair for pair in pairs if pair.kind is Kind.ACTIVATION and pair.readers]
+    activations = [pair for pair in pairs if pair.kind is PairKind.ACTIVATION and pair.readers]
     rows = []
     for number in range(PLANTED if len(pairs) <= MANY else 2):
         pair = activations[int(random.integers(len(activations)))]

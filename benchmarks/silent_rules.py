@@ -32,7 +32,7 @@ from benchmarks.spread import no_scheduler
 from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
 from harness.comparison import compare
-from harness.compiler import Kind, match_rules
+from harness.compiler import FindingKind, match_rules
 from harness.environments import select, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
@@ -309,7 +309,7 @@ def run_suite(env: str, part: str, seconds: float, out: Path) -> None:
 
 def _known(model: Model, product: str, release: str) -> list[str]:
     """The codes of the rules that say that it may compute something else."""
-    kinds = (Kind.DIFFERENT, Kind.RISKY)
+    kinds = (FindingKind.DIFFERENT, FindingKind.RISKY)
     matches = (each for each in match_rules(model) if each.rule.kind in kinds)
     return sorted({each.rule.code for each in matches if each.rule.include(product, release)})
 

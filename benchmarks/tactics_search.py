@@ -29,10 +29,10 @@ from typing import Any
 from benchmarks.record import record
 from benchmarks.spread import no_scheduler
 from harness.tactics import (
+    DifferingLayer,
     TacticSearchOptions,
     TacticSearchResult,
     TacticVerdict,
-    Unit,
     builds_for,
     collect,
     find_bad_tactics,
@@ -172,7 +172,7 @@ def judged(found: TacticSearchResult, bad: Mapping[int, int], *, exactly: bool) 
     return "right, among others" if planted_layers & layers and not found.minimal else "wrong"
 
 
-def _is_bad(unit: Unit, bad: Mapping[int, int]) -> bool:
+def _is_bad(unit: DifferingLayer, bad: Mapping[int, int]) -> bool:
     layer = int(unit.layer.removeprefix("conv"))
     return unit.bad[0].variant == choice(layer, bad[layer]).variant
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from harness.diagnosis import Diagnosis, DiagnosisEvent
     from harness.judge import Given
-    from harness.quantization import Subject
+    from harness.quantization import QuantizationSubject
     from harness.tensors import Precision
 
 app = typer.Typer(add_completion=False)
@@ -148,7 +148,7 @@ def diagnose(
 
 def _find_quantized(
     target: Path, given: Given, inputs: dict[str, list[int]], precision: Precision | None
-) -> Subject | None:
+) -> QuantizationSubject | None:
     """The quantised model that is asked about, if it is one: that takes a reference, or INT8."""
     from harness.judge import select_cases
     from harness.tensors import Precision
@@ -185,7 +185,12 @@ def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[Diagn
 
 
 def _diagnose_pairs(
-    subject: Subject, environment: str | None, outputs: Outputs, *, limit: float | None, details: bool
+    subject: QuantizationSubject,
+    environment: str | None,
+    outputs: Outputs,
+    *,
+    limit: float | None,
+    details: bool,
 ) -> int:
     """Find the Q/DQ pairs at fault of a quantised model; returns the exit status."""
     from harness.model import save_model

@@ -28,12 +28,12 @@ def doctor(
     """
     from rich.text import Text
 
-    from harness.environments import Finding, Status, examine
+    from harness.environments import DoctorFinding, Status, examine
 
     outputs = Outputs(json_file)
     outputs.check()
     console = outputs.console
-    findings: list[Finding] = []
+    findings: list[DoctorFinding] = []
     for finding in examine(probe=probe):
         findings.append(finding)
         word, style = _LOOKS[finding.status]

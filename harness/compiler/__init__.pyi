@@ -6,7 +6,7 @@ from .compilation import learn_kernels as learn_kernels
 from .compilation import node_hints as node_hints
 from .facts import ANY as ANY
 from .facts import RTX as RTX
-from .facts import Kind as Kind
+from .facts import FindingKind as FindingKind
 from .facts import NodeFacts as NodeFacts
 from .facts import Releases as Releases
 from .known import KnownProblems as KnownProblems

@@ -10,7 +10,7 @@ from harness.model import TensorInfo
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What becomes of a node, the worst first."""
 
     REFUSED = "refused"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
     @property
     def is_failure(self) -> bool:
         """Whether an engine of the model is missing or wrong."""
-        return self in (Kind.REFUSED, Kind.NOT_BUILT, Kind.DIFFERENT)
+        return self in (FindingKind.REFUSED, FindingKind.NOT_BUILT, FindingKind.DIFFERENT)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from harness.compiler.cache import ReportCache
-from harness.compiler.facts import Kind
+from harness.compiler.facts import FindingKind
 from harness.compiler.rules import Match, match_rules
 from harness.model import Model
 from harness.worker.protocol import CompileReport
@@ -47,8 +47,8 @@ def known_problems(
         _MATCHES[model] = match_rules(model)
     matches = [each for each in _MATCHES[model] if release is None or each.rule.include(*release)]
     return KnownProblems(
-        tuple(each for each in matches if each.rule.kind in (Kind.REFUSED, Kind.NOT_BUILT)),
-        tuple(each for each in matches if each.rule.kind is Kind.DIFFERENT),
+        tuple(each for each in matches if each.rule.kind in (FindingKind.REFUSED, FindingKind.NOT_BUILT)),
+        tuple(each for each in matches if each.rule.kind is FindingKind.DIFFERENT),
         _never_built((cache or ReportCache()).reports_of(model.sha256), release),
     )
 

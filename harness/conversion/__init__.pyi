@@ -5,13 +5,13 @@ from .cures import LeftOut as LeftOut
 from .cures import Proof as Proof
 from .findings import CheckReport as CheckReport
 from .findings import CheckResult as CheckResult
+from .findings import CompileOutcome as CompileOutcome
 from .findings import EnvironmentOutcome as EnvironmentOutcome
 from .findings import EnvironmentResult as EnvironmentResult
 from .findings import Finding as Finding
 from .findings import FixResult as FixResult
 from .findings import FoundBy as FoundBy
 from .findings import NodeFate as NodeFate
-from .findings import Outcome as Outcome
 from .findings import SplitPart as SplitPart
 from .fixing import fix_case as fix_case
 from .kernels import Change as Change

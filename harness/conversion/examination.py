@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.conversion.findings import Outcome
+from harness.conversion.findings import CompileOutcome
 from harness.conversion.parts import Parts
 from harness.model import Model
 from harness.worker.protocol import CompileFailure, CompileReport
@@ -33,7 +33,7 @@ class Blamed:
 
     node: str | None
     inner: str | None
-    outcome: Outcome
+    outcome: CompileOutcome
     said: str
     failure: CompileFailure | None = None
     alone: bool | None = None
@@ -94,7 +94,7 @@ class Examination:
             owner = self._parts.owners.get(refused.name)
             if owner is not None and owner not in self.bad:
                 inner = None if refused.name == owner else refused.name
-                self.blamed.append(Blamed(owner, inner, Outcome.REFUSED, refused.message))
+                self.blamed.append(Blamed(owner, inner, CompileOutcome.REFUSED, refused.message))
 
     def _search(self, part: Model | None, report: CompileReport) -> bool:
         """Find a node that is to blame for what no node was named for; False if there is none to be found."""
@@ -104,7 +104,7 @@ class Examination:
             self.blamed.append(Blamed(None, None, outcome_of(report), failure.message, failure))
             return False
         if nameless is not None and (known := [name for name in self._suspects if name not in self.bad]):
-            self.blamed += [Blamed(name, None, Outcome.REFUSED, nameless) for name in known]
+            self.blamed += [Blamed(name, None, CompileOutcome.REFUSED, nameless) for name in known]
             return True
         assert part is not None
         named = [] if failure is None else self._owners_of(failure.nodes)
@@ -168,13 +168,13 @@ class Examination:
         return self._compiler(part)
 
 
-def outcome_of(report: CompileReport) -> Outcome:
+def outcome_of(report: CompileReport) -> CompileOutcome:
     """What a report says of a model."""
     if report.built:
-        return Outcome.BUILT
+        return CompileOutcome.BUILT
     if report.refused:
-        return Outcome.REFUSED
-    return Outcome.UNKNOWN if _cannot_tell(report) else Outcome.NOT_BUILT
+        return CompileOutcome.REFUSED
+    return CompileOutcome.UNKNOWN if _cannot_tell(report) else CompileOutcome.NOT_BUILT
 
 
 def _cannot_tell(report: CompileReport) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.case import Case, InputSpec, MaskFill, TraceWarning, example_shapes, make_feeds
-from harness.compiler import Kind
+from harness.compiler import FindingKind
 from harness.conversion.findings import CheckResult, Finding, FoundBy
 from harness.errors import BuilderError, HarnessError
 from harness.judge import JudgeOptions, Workbench
@@ -88,7 +88,7 @@ def exported(case: Case) -> tuple[Case, Model | None, tuple[Finding, ...]]:
         model, frozen = _traced(bench)
     except BuilderError as error:
         said = f"{error.where}: {error.message}"
-        found = Finding(FAILED, Kind.REFUSED, FoundBy.EXPORTER, said=said, advice=error.hint or "")
+        found = Finding(FAILED, FindingKind.REFUSED, FoundBy.EXPORTER, said=said, advice=error.hint or "")
         return case, None, (found,)
     case = _sized(case, model)
     bench = Workbench(case, memory_budget=JudgeOptions().memory_budget)
@@ -96,7 +96,7 @@ def exported(case: Case) -> tuple[Case, Model | None, tuple[Finding, ...]]:
     faults = [
         Finding(
             FROZEN,
-            Kind.RISKY,
+            FindingKind.RISKY,
             FoundBy.EXPORTER,
             said=each.said,
             explanation=f"{each.place}: the trace keeps what this line gave for the example inputs",
@@ -106,7 +106,7 @@ def exported(case: Case) -> tuple[Case, Model | None, tuple[Finding, ...]]:
     ]
     fault = bench.export_fault or _fault_elsewhere(bench, wide=bool(frozen))
     if fault is not None:
-        faults.append(Finding(DIFFERS, Kind.DIFFERENT, FoundBy.EXPORTER, said=fault))
+        faults.append(Finding(DIFFERS, FindingKind.DIFFERENT, FoundBy.EXPORTER, said=fault))
     return case, model, tuple(faults)
 
 

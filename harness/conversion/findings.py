@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.case import ExpectedFinding
-from harness.compiler import Kind, NodeFacts, Releases
+from harness.compiler import FindingKind, NodeFacts, Releases
 from harness.conversion.cures import AppliedCure, LeftOut
 from harness.conversion.timing import KernelTimes
 from harness.errors import CandidateError, HarnessError, InternalError
@@ -29,7 +29,7 @@ class FoundBy(StrEnum):
     EXPORTER = "exporter"
 
 
-class Outcome(StrEnum):
+class CompileOutcome(StrEnum):
     """What an environment makes of a model."""
 
     BUILT = "built"
@@ -60,7 +60,7 @@ class Finding:
     """
 
     code: str
-    kind: Kind
+    kind: FindingKind
     found_by: FoundBy
     node: NodeFacts | None = None
     environment: str | None = None
@@ -75,7 +75,7 @@ class Finding:
     @property
     def is_not_asked(self) -> bool:
         """Whether rules say that it stands in the way of an environment whose compiler was not asked about it."""
-        stops = self.kind in (Kind.REFUSED, Kind.NOT_BUILT)
+        stops = self.kind in (FindingKind.REFUSED, FindingKind.NOT_BUILT)
         return stops and self.found_by is FoundBy.RULE and self.environment is not None
 
     def explained_by(self, rule: Finding) -> Finding:
@@ -154,7 +154,7 @@ class EnvironmentOutcome:
     environment: str
     product: str
     release: str
-    outcome: Outcome
+    outcome: CompileOutcome
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class CheckResult:
     @property
     def has_model(self) -> bool:
         """Whether there is a model: no export from PyTorch failed."""
-        return not any(each.kind is Kind.REFUSED for each in self.exported)
+        return not any(each.kind is FindingKind.REFUSED for each in self.exported)
 
     @property
     def fails(self) -> bool:
@@ -296,7 +296,9 @@ class FixResult:
     @property
     def fails(self) -> bool:
         """Whether nothing was written, or an environment does not build what was."""
-        return self.file is None or any(each.outcome is not Outcome.BUILT for each in self.environments)
+        return self.file is None or any(
+            each.outcome is not CompileOutcome.BUILT for each in self.environments
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import EnvironmentOutcome, Finding, FixResult
-from harness.conversion.subject import STOPS, Subject
+from harness.conversion.subject import STOPS, CheckedModel
 from harness.environments import load, select
 from harness.errors import BuilderError, HarnessError, UsageError
 from harness.judge import Target, select_cases
@@ -65,7 +65,7 @@ def fix_case(
     tell = progress or (lambda _: None)
     tell(f"cures of {case.name}")
     wanted = None if precision is None else Precision(precision)
-    subject = Subject.of(case, model, wanted, is_asked=bool(asked))
+    subject = CheckedModel.of(case, model, wanted, is_asked=bool(asked))
     feeds = _samples(case, model)
     stopped = {match.node.name for match in subject.matches if match.node and match.rule.kind in STOPS}
     fixed = fix(

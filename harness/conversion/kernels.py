@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from harness.compiler import GraphView, Kind
+from harness.compiler import FindingKind, GraphView
 from harness.conversion.findings import Finding, FoundBy, NodeFate
 from harness.model import LOW_DTYPE, PRODUCTS, Model
 from harness.tensors import Precision
@@ -78,7 +78,7 @@ def kernel_findings(
             built = " and ".join(fate.built)
             yield finding(
                 _NOT_AS_ASKED,
-                Kind.RISKY,
+                FindingKind.RISKY,
                 node=graph.facts(fate.node),
                 explanation=f"{fate.asked} was asked, and {built} built",
                 advice="see which kernels of the release take it (`--list-kernels`), "
@@ -92,14 +92,14 @@ def kernel_findings(
     if model.quantized and not touched & QUANTIZED:
         yield finding(
             _NOTHING_QUANTIZED,
-            Kind.RISKY,
+            FindingKind.RISKY,
             explanation="it has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
             advice="put QuantizeLinear and DequantizeLinear in front of both inputs of products",
         )
     for product, joined in parted(model, listed, fates):
         yield finding(
             _PARTS,
-            Kind.IMPROVABLE,
+            FindingKind.IMPROVABLE,
             node=graph.facts(joined),
             explanation=f"a Q/DQ pair separates it from {product}, whose result makes a round trip through memory",
             advice=f"leave out the Q/DQ pair between {product} and {joined}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.compiler import GraphView, Kind
+from harness.compiler import FindingKind, GraphView
 from harness.conversion.cures import Breaks, masking_numbers
 from harness.conversion.findings import Finding, FoundBy
 from harness.model import LOW_DTYPE, Model, round_array
@@ -32,7 +32,7 @@ def mask_findings(
         found.append(
             Finding(
                 MASK_BEYOND,
-                Kind.RISKY,
+                FindingKind.RISKY,
                 FoundBy.RULE,
                 graph.facts(each.node),
                 environment,

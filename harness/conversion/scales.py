@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from harness.compiler import GraphView, Kind
+from harness.compiler import FindingKind, GraphView
 from harness.conversion.findings import Finding, FoundBy
 from harness.model import Model
 from harness.quantization import ScaleFault, find_misplaced, find_scale_faults
@@ -15,26 +15,26 @@ _MEASURED = "measured: TensorRT for RTX 1.4 to 1.7, and 1.4, 1.6 and TensorRT 8.
 _POSITIVE = "parsers take positive scales only"
 
 # What rules say already: zero points, and UINT8.
-_SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
-    ScaleFault.ZERO: (Kind.REFUSED, f"a scale is 0: {_POSITIVE}", "calibrate again"),
+_SAID: dict[ScaleFault, tuple[FindingKind, str, str]] = {
+    ScaleFault.ZERO: (FindingKind.REFUSED, f"a scale is 0: {_POSITIVE}", "calibrate again"),
     ScaleFault.SUBNORMAL: (
-        Kind.RISKY,
+        FindingKind.RISKY,
         "a scale is subnormal: GPUs may take it for 0",
         "calibrate again, or give tensors that are 0 throughout a scale of 1",
     ),
     ScaleFault.NOT_FINITE: (
-        Kind.RISKY,
+        FindingKind.RISKY,
         "a scale is infinite: what it dequantises is NaN, or 0 on TensorRT 8.6",
         "calibrate again",
     ),
-    ScaleFault.NEGATIVE: (Kind.REFUSED, f"a scale is negative: {_POSITIVE}", "calibrate again"),
+    ScaleFault.NEGATIVE: (FindingKind.REFUSED, f"a scale is negative: {_POSITIVE}", "calibrate again"),
     ScaleFault.UNEVEN: (
-        Kind.RISKY,
+        FindingKind.RISKY,
         "one scale for a weight whose channels differ by 100 times and more: small channels round to 0",
         "give each output channel a scale",
     ),
     ScaleFault.AXIS: (
-        Kind.RISKY,
+        FindingKind.RISKY,
         "the scales of a weight do not lie along its output channels",
         "quantise it along the axis of the output channels",
     ),
@@ -64,7 +64,7 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
         if each.fault in _SAID:
             kind, text, advice = _SAID[each.fault]
             if np.isnan(each.value):
-                kind, text = Kind.REFUSED, f"a scale is NaN: {_POSITIVE}"
+                kind, text = FindingKind.REFUSED, f"a scale is NaN: {_POSITIVE}"
             code, node = _code(each.fault), graph.facts(each.node)
             source = _MEASURED if code in _CODES_MEASURED else ""
             found.append(finding(code, kind, node=node, explanation=text, advice=advice, source=source))
@@ -75,6 +75,8 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
             advice = "move the pair in front of the product behind it"
         node = graph.facts(pair.reader)
         found.append(
-            finding(_MISPLACED_CODE, Kind.IMPROVABLE, node=node, explanation=explanation, advice=advice)
+            finding(
+                _MISPLACED_CODE, FindingKind.IMPROVABLE, node=node, explanation=explanation, advice=advice
+            )
         )
     return found

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from harness.conversion.examination import Ask, Examination, outcome_of
-from harness.conversion.findings import Outcome, SplitPart
+from harness.conversion.findings import CompileOutcome, SplitPart
 from harness.conversion.parts import Parts
 from harness.model import Model, save_model
 from harness.tensors import to_json, write_text
@@ -79,7 +79,7 @@ def _not_built(
         report = ask(part)
         if report.built:
             built.add(nodes)
-        if outcome_of(report) in (Outcome.REFUSED, Outcome.NOT_BUILT):
+        if outcome_of(report) in (CompileOutcome.REFUSED, CompileOutcome.NOT_BUILT):
             examination = Examination(Parts(part, {}), ask)
             examination.run(report)
             found |= examination.bad or set(nodes)

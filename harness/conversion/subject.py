@@ -13,8 +13,8 @@ from harness.case import Case, InputSpec, check_input_names, make_feeds
 from harness.compiler import (
     BAKED_SIZE,
     TF32,
+    FindingKind,
     GraphView,
-    Kind,
     Match,
     ReportCache,
     compile_model,
@@ -23,7 +23,7 @@ from harness.compiler import (
 )
 from harness.conversion.codes import ASSUMED_SHAPE, FAILURE_CODES, KEPT
 from harness.conversion.examination import Blamed, Examination, outcome_of
-from harness.conversion.findings import EnvironmentResult, Finding, FoundBy, NodeFate, Outcome
+from harness.conversion.findings import CompileOutcome, EnvironmentResult, Finding, FoundBy, NodeFate
 from harness.conversion.kernels import fates_of, kernel_findings
 from harness.conversion.masks import mask_findings
 from harness.conversion.parts import Parts
@@ -38,8 +38,12 @@ from harness.tensors import Precision
 from harness.worker.protocol import CompileFailure, CompileReport
 
 Profiles = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-_RANKS = {kind: rank for rank, kind in enumerate(Kind)}
-_KINDS = {Outcome.REFUSED: Kind.REFUSED, Outcome.NOT_BUILT: Kind.NOT_BUILT, Outcome.UNKNOWN: Kind.RISKY}
+_RANKS = {kind: rank for rank, kind in enumerate(FindingKind)}
+_KINDS = {
+    CompileOutcome.REFUSED: FindingKind.REFUSED,
+    CompileOutcome.NOT_BUILT: FindingKind.NOT_BUILT,
+    CompileOutcome.UNKNOWN: FindingKind.RISKY,
+}
 
 
 def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[Finding, ...]]:
@@ -59,7 +63,7 @@ def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[
     shapes = [f"{name}:[{','.join(map(str, spec.shape or ()))}]" for name, spec in assumed.items()]
     finding = Finding(
         ASSUMED_SHAPE,
-        Kind.RISKY,
+        FindingKind.RISKY,
         FoundBy.RULE,
         explanation=f"compilers are asked with 1 for each dynamic axis: {', '.join(shapes)}",
         advice="give the sizes that are deployed, in this form, with --input",
@@ -68,7 +72,7 @@ def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckedModel:
     """One model and what is needed to ask about it."""
 
     case: Case
@@ -80,7 +84,7 @@ class Subject:
     assumed: tuple[Finding, ...] = ()
 
     @classmethod
-    def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> Subject:
+    def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> CheckedModel:
         """The model of a case, with its shapes if a compiler is asked."""
         check_input_names(case, model.inputs)
         profiles: Profiles = {}
@@ -136,7 +140,9 @@ class Subject:
         if engine.kernels is not None:  # another build of TensorRT may have other kernels
             report = replace(report, kernels=engine.kernels)
         holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
-        suspects = [match.node.name for match in holding if match.node and match.rule.kind is Kind.REFUSED]
+        suspects = [
+            match.node.name for match in holding if match.node and match.rule.kind is FindingKind.REFUSED
+        ]
         fed = {name: ranges[1] for name, ranges in self.profiles.items()}
         parts = Parts(self.model, fed, self._feeds)
         examination = Examination(
@@ -196,7 +202,7 @@ class Subject:
         found = Finding(
             code,
             _KINDS[blamed.outcome],
-            FoundBy.PARSER if blamed.outcome is Outcome.REFUSED else FoundBy.BUILDER,
+            FoundBy.PARSER if blamed.outcome is CompileOutcome.REFUSED else FoundBy.BUILDER,
             self.graph.facts(name),
             environment,
             blamed.said,
@@ -228,7 +234,7 @@ class Subject:
     def _kept(self, name: str, environment: str) -> Finding:
         return Finding(
             KEPT,
-            Kind.RISKY,
+            FindingKind.RISKY,
             FoundBy.PARSER,
             self.graph.facts(name),
             environment,
@@ -244,7 +250,7 @@ _ADVICE = {
 """What to do about failures of a builder that no rule explains, by the code of the finding."""
 
 #: Kinds of findings that leave no engine.
-STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
+STOPS = (FindingKind.REFUSED, FindingKind.NOT_BUILT)
 
 
 def _closed(model: Model, profiles: Profiles) -> Profiles:

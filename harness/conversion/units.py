@@ -8,14 +8,14 @@ from pathlib import Path
 
 from harness.case import Case
 from harness.cluster import CaseUnit, Stage
-from harness.compiler import Kind, ReportCache
+from harness.compiler import FindingKind, ReportCache
 from harness.conversion.codes import NOT_STARTED
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import exported
-from harness.conversion.findings import CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
+from harness.conversion.findings import CheckResult, CompileOutcome, EnvironmentResult, Finding, FoundBy
 from harness.conversion.masks import mask_findings
 from harness.conversion.scales import scale_findings
-from harness.conversion.subject import Subject, of_rule, worst_first
+from harness.conversion.subject import CheckedModel, of_rule, worst_first
 from harness.environments import close_shared, select
 from harness.errors import CandidateError, InternalError, UnitLostError, explained
 from harness.judge import RunError
@@ -29,9 +29,9 @@ class CheckDesk:
 
     def __init__(self, cache: ReportCache | None = None) -> None:
         self.cache = cache
-        self._known: tuple[Case, Subject | None, CheckResult] | None = None
+        self._known: tuple[Case, CheckedModel | None, CheckResult] | None = None
 
-    def look_at(self, unit: CheckUnit) -> tuple[Subject | None, CheckResult]:
+    def look_at(self, unit: CheckUnit) -> tuple[CheckedModel | None, CheckResult]:
         """The model of a unit, and what rules say of it; None where it cannot be exported or read."""
         if self._known is None or self._known[0] != unit.case:
             try:
@@ -93,7 +93,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         """See Unit."""
         return CheckDesk()
 
-    def look(self) -> tuple[Subject | None, CheckResult]:
+    def look(self) -> tuple[CheckedModel | None, CheckResult]:
         """The model, and what rules say of it; None where it cannot be exported.
 
         Raises:
@@ -103,7 +103,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         case, model, faults = exported(case) if case.model.torch else (case, load_model_of(case), ())
         if model is None:
             return None, CheckResult(self.target, case.name, self.precision, "", 0, faults)
-        subject = Subject.of(case, model, self.precision, is_asked=self.environment is not None)
+        subject = CheckedModel.of(case, model, self.precision, is_asked=self.environment is not None)
         found = [*faults, *map(of_rule, subject.matches), *scale_findings(model, subject.graph)]
         found += mask_findings(model, subject.graph, self.precision)
         return subject, CheckResult(
@@ -147,7 +147,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         assert self.environment is not None
         finding = Finding(
             NOT_STARTED,
-            Kind.RISKY,
+            FindingKind.RISKY,
             FoundBy.BUILDER,
             environment=self.environment,
             said=error.message,
@@ -161,7 +161,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         """What is found where the workers that asked died."""
         code = "crashed"
         finding = Finding(
-            code, Kind.NOT_BUILT, FoundBy.BUILDER, environment=self.environment, said=error.message
+            code, FindingKind.NOT_BUILT, FoundBy.BUILDER, environment=self.environment, said=error.message
         )
         if self.environment is None:
             return replace(self._unknown, findings=(finding,))
@@ -171,6 +171,6 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
         assert self.environment is not None
         report = CompileReport("", "", "", failure=failure)
         outcome = outcome_of(report)
-        complete = outcome is not Outcome.UNKNOWN
+        complete = outcome is not CompileOutcome.UNKNOWN
         answer = EnvironmentResult(self.environment, "", "", outcome, (finding,), report, complete)
         return replace(known, environments=(answer,))

@@ -6,8 +6,8 @@ from .config import check_name as check_name
 from .config import emulated_kernels as emulated_kernels
 from .config import load as load
 from .config import select as select
+from .doctor import DoctorFinding as DoctorFinding
 from .doctor import EnvironmentCheck as EnvironmentCheck
-from .doctor import Finding as Finding
 from .doctor import Status as Status
 from .doctor import check_all as check_all
 from .doctor import examine as examine

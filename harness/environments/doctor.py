@@ -120,7 +120,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """One thing that was looked at.
 
     Args:
@@ -136,14 +136,14 @@ class Finding:
     advice: str | None = None
 
 
-def examine(*, probe: bool = True) -> Iterator[Finding]:
+def examine(*, probe: bool = True) -> Iterator[DoctorFinding]:
     """Look at everything, from what every command needs to the environments.
 
     Args:
         probe: whether to start a worker in each environment, which takes seconds.
     """
     found = f"Python {platform.python_version()} at {sys.executable}, harness {host_fingerprint().harness}"
-    yield Finding("python", Status.OK, found)
+    yield DoctorFinding("python", Status.OK, found)
     yield from _packages()
     yield from _gpus()
     yield _scratch()
@@ -151,64 +151,64 @@ def examine(*, probe: bool = True) -> Iterator[Finding]:
     yield from _environments(probe)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[DoctorFinding]:
     try:
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
         providers = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
         found = f"ONNX Runtime {onnxruntime.__version__} ({providers}): the reference and the emulator work"
-        yield Finding("onnxruntime", Status.OK, found)
+        yield DoctorFinding("onnxruntime", Status.OK, found)
     except Exception as error:  # whatever a broken installation raises
         advice = "install it again: pip install --force-reinstall onnxruntime"
-        yield Finding("onnxruntime", Status.BROKEN, f"ONNX Runtime cannot be imported: {error}", advice)
+        yield DoctorFinding("onnxruntime", Status.BROKEN, f"ONNX Runtime cannot be imported: {error}", advice)
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Iterator[DoctorFinding]:
     no_gpu = "no engines can be run on this machine; the emulator, which is the default, needs no GPU"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         message = f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU: {no_gpu}"
-        yield Finding("gpu", Status.WARNING, message, "unset CUDA_VISIBLE_DEVICES")
+        yield DoctorFinding("gpu", Status.WARNING, message, "unset CUDA_VISIBLE_DEVICES")
         return
     smi = shutil.which("nvidia-smi")
     if smi is None:
         message = f"no NVIDIA driver was found (there is no nvidia-smi): {no_gpu}"
         advice = "on a machine with a GPU, install the driver; in a container, start it with --gpus all"
-        yield Finding("gpu", Status.WARNING, message, advice)
+        yield DoctorFinding("gpu", Status.WARNING, message, advice)
         return
     query = [smi, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         message = f"nvidia-smi fails: {str(getattr(error, 'stdout', '') or error).strip()}: {no_gpu}"
-        yield Finding("gpu", Status.WARNING, message, "restart or reinstall the driver")
+        yield DoctorFinding("gpu", Status.WARNING, message, "restart or reinstall the driver")
         return
     for number, line in enumerate(listed.strip().splitlines()):
         name, driver, free, total = (part.strip() for part in line.split(","))
         message = f"GPU {number}: {name}, {_mib(free)} of {_mib(total)} free, driver {driver}"
-        yield Finding("gpu", Status.OK, message)
+        yield DoctorFinding("gpu", Status.OK, message)
 
 
-def _scratch() -> Finding:
+def _scratch() -> DoctorFinding:
     root = scratch_root()
     place = next(folder for folder in (root, *root.parents) if folder.is_dir())
     if not os.access(place, os.W_OK):
         message = f"scratch folder {root} cannot be written to: no engine can be run"
-        return Finding("scratch", Status.BROKEN, message, "set HARNESS_SCRATCH to a folder of yours")
+        return DoctorFinding("scratch", Status.BROKEN, message, "set HARNESS_SCRATCH to a folder of yours")
     free = shutil.disk_usage(place).free
     message = f"scratch folder {root}, {size(free)} free"
     if free < ENOUGH_BYTES:
         message += ": too little for the tensors of most models"
         advice = "free some space, or set HARNESS_SCRATCH to a larger folder"
-        return Finding("scratch", Status.WARNING, message, advice)
+        return DoctorFinding("scratch", Status.WARNING, message, advice)
     if SHARED_MEMORY not in root.parents and not os.environ.get("HARNESS_SCRATCH"):
         message += f"; {SHARED_MEMORY} would be faster, but is missing or small"
-        return Finding("scratch", Status.WARNING, message, "start the container with --shm-size=8g")
-    return Finding("scratch", Status.OK, message)
+        return DoctorFinding("scratch", Status.WARNING, message, "start the container with --shm-size=8g")
+    return DoctorFinding("scratch", Status.OK, message)
 
 
-def _cache() -> Finding:
+def _cache() -> DoctorFinding:
     folder = cache_folder()
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
@@ -216,18 +216,18 @@ def _cache() -> Finding:
     message = f"cache folder {folder}, {size(used)} used, {size(free)} free"
     if not os.access(place, os.W_OK):
         message += ": not writable, nothing is kept between runs"
-        return Finding("cache", Status.WARNING, message, "set XDG_CACHE_HOME to a folder of yours")
+        return DoctorFinding("cache", Status.WARNING, message, "set XDG_CACHE_HOME to a folder of yours")
     if free < _GIB:
-        return Finding("cache", Status.WARNING, message, f"free some space, or delete {folder}")
-    return Finding("cache", Status.OK, message)
+        return DoctorFinding("cache", Status.WARNING, message, f"free some space, or delete {folder}")
+    return DoctorFinding("cache", Status.OK, message)
 
 
-def _environments(probe: bool) -> Iterator[Finding]:
+def _environments(probe: bool) -> Iterator[DoctorFinding]:
     try:
         path = find_config()
         known = load(path) if path else {}
     except HarnessError as error:
-        yield Finding("harness.toml", Status.BROKEN, str(error), "correct the file")
+        yield DoctorFinding("harness.toml", Status.BROKEN, str(error), "correct the file")
         return
     if not known:
         message = f"{path} has no environments" if path else "no harness.toml here or above"
@@ -235,25 +235,25 @@ def _environments(probe: bool) -> Iterator[Finding]:
             "to judge TensorRT engines: harness env add NAME --python PATH; to ask a real compiler, on any machine: "
             f"harness env add rtx --install {RTX_TO_INSTALL}"
         )
-        yield Finding("harness.toml", Status.OK, f"{message}: only the emulator can be used", advice)
+        yield DoctorFinding("harness.toml", Status.OK, f"{message}: only the emulator can be used", advice)
         return
-    yield Finding("harness.toml", Status.OK, f"{path}, environments: {', '.join(known)}")
+    yield DoctorFinding("harness.toml", Status.OK, f"{path}, environments: {', '.join(known)}")
     if probe:
         for check in check_all(list(known.values())):
             yield _environment(check)
 
 
-def _environment(check: EnvironmentCheck) -> Finding:
+def _environment(check: EnvironmentCheck) -> DoctorFinding:
     area = f"environment {check.environment.name}"
     if check.probe is None:
-        return Finding(area, Status.BROKEN, check.problems[0], check.hint)
+        return DoctorFinding(area, Status.BROKEN, check.problems[0], check.hint)
     probe = check.probe
     message = f"{probe.product} {probe.tensorrt}"
     if probe.gpu is not None or not probe.builder_ok:
         message += f", CUDA {probe.cuda or 'unknown'}, {probe.gpu or 'no GPU'}"
     if check.problems:
-        return Finding(area, Status.BROKEN, f"{message}: {'; '.join(check.problems)}", check.hint)
-    return Finding(area, Status.OK, f"{message}: {check.ability}")
+        return DoctorFinding(area, Status.BROKEN, f"{message}: {'; '.join(check.problems)}", check.hint)
+    return DoctorFinding(area, Status.OK, f"{message}: {check.ability}")
 
 
 def _mib(text: str) -> str:

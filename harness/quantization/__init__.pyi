@@ -1,5 +1,5 @@
+from .api import QuantizationSubject as QuantizationSubject
 from .api import QuantizeUnit as QuantizeUnit
-from .api import Subject as Subject
 from .api import diagnose_quantized as diagnose_quantized
 from .api import find_quantized as find_quantized
 from .api import find_subject as find_subject
@@ -27,7 +27,7 @@ from .outputs import worst_error as worst_error
 from .pairs import find_pairs as find_pairs
 from .pairs import float_weights as float_weights
 from .placement import Misplaced as Misplaced
-from .placement import Place as Place
+from .placement import PairPlace as PairPlace
 from .placement import find_misplaced as find_misplaced
 from .placement import place as place
 from .placement import well_placed as well_placed
@@ -41,9 +41,9 @@ from .switched import Setting as Setting
 from .switched import SwitchedModel as SwitchedModel
 from .types import EngineErrors as EngineErrors
 from .types import Format as Format
-from .types import Kind as Kind
 from .types import Method as Method
 from .types import PairError as PairError
+from .types import PairKind as PairKind
 from .types import QdqPair as QdqPair
 from .types import Reason as Reason
 from .types import Repair as Repair

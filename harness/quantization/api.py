@@ -29,7 +29,7 @@ SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Subject:
+class QuantizationSubject:
     """What is quantised or diagnosed.
 
     Args:
@@ -60,7 +60,7 @@ def find_subject(
     *,
     given: Given | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
-) -> Subject:
+) -> QuantizationSubject:
     """The one case that `target` is, and its models.
 
     Raises:
@@ -74,7 +74,7 @@ def find_subject(
     case = cases[0]
     model = load_model_of(case)
     other = None if case.reference is None else case.reference.path
-    return Subject(
+    return QuantizationSubject(
         case, model, None if other is None else load_model(case.resolve(other), operators=model.operators)
     )
 
@@ -85,7 +85,7 @@ def find_quantized(
     given: Given | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
     precision: Precision | None = None,
-) -> Subject | None:
+) -> QuantizationSubject | None:
     """The subject that `target` is, if its Q/DQ pairs are asked about; else None.
 
     They are if it has some and is compared with another ONNX file, or if the precision is INT8: then it is compared
@@ -105,7 +105,7 @@ def find_quantized(
 
 
 def diagnose_quantized(
-    subject: Subject, *, limit: float | None = None, environment: str | None = None
+    subject: QuantizationSubject, *, limit: float | None = None, environment: str | None = None
 ) -> QuantizationDiagnosis:
     """Find which Q/DQ pairs of a model hurt; see `diagnose_pairs`.
 
@@ -205,7 +205,7 @@ def quantize_on(scheduler: str | None, unit: QuantizeUnit) -> tuple[Quantization
 
 
 def fit_to_compiler(
-    found: Quantization, subject: Subject, environment: str
+    found: Quantization, subject: QuantizationSubject, environment: str
 ) -> tuple[Quantization, QuantizedKernels]:
     """What the compiler of an environment makes of a quantised model, with a pair more where that saves a kernel.
 

@@ -15,7 +15,7 @@ from harness.comparison import DEFAULT_GATES
 from harness.errors import ModelError, UsageError
 from harness.model import Model, at_opset
 from harness.quantization.arithmetic import largest_of
-from harness.quantization.calibration import Observed, observe
+from harness.quantization.calibration import PairStatistics, observe_pairs
 from harness.quantization.editing import with_scales, without
 from harness.quantization.findings import ScaleFinding, find_scale_faults
 from harness.quantization.outputs import Outputs, Samples
@@ -23,7 +23,7 @@ from harness.quantization.pairs import find_pairs, float_weights
 from harness.quantization.placement import Misplaced, find_misplaced, with_products
 from harness.quantization.ranking import Candidate, Ranking, best_of, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
-from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
+from harness.quantization.types import EngineErrors, Format, PairKind, QdqPair, Repair
 from harness.search import Outcome, Problem, SearchOptions, Trial, search
 from harness.tensors import NEVER, Precision, to_json
 
@@ -120,7 +120,7 @@ class QuantizationDiagnosis:
     misplaced: tuple[Misplaced, ...] = ()
     repaired_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     reduced_model: Model | None = field(default=None, repr=False, metadata=NEVER)
-    observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
+    observed: PairStatistics | None = field(default=None, repr=False, metadata=NEVER)
     largest_steps: Mapping[str, float] = field(default_factory=dict, repr=False, metadata=NEVER)
     format: Format = Format.INT8
     file: str = field(default="quantized.onnx", metadata=NEVER)
@@ -212,7 +212,7 @@ class _Diagnosing:
             runs.close()
 
     def run(self) -> QuantizationDiagnosis:
-        observed = observe(self.switched, self.outputs.samples)
+        observed = observe_pairs(self.switched, self.outputs.samples)
         tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
         ranking = rank(self.outputs, observed, tried)
         best = {pair.name: best_of(pair, tried[pair.name]) for pair in self.pairs}
@@ -361,7 +361,7 @@ def _swapped(pairs: Sequence[QdqPair], chosen: Mapping[str, Candidate]) -> tuple
             have = [np.median(pair.scale.values) for pair in (other, first)]
             near = all(0.8 < a / b < 1.25 for a, b in zip(have, wanted, strict=True))
             if (
-                first.kind is other.kind is Kind.ACTIVATION
+                first.kind is other.kind is PairKind.ACTIVATION
                 and near
                 and not 0.8 < wanted[0] / wanted[1] < 1.25
             ):

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.model import Model
 from harness.quantization.pairs import find_pairs, float_weights
-from harness.quantization.types import Kind, QdqPair
+from harness.quantization.types import PairKind, QdqPair
 
 UNEVEN = 100.0
 """Channels of a weight that differ by so many times want a scale each."""
@@ -99,7 +99,7 @@ def _faults(pair: QdqPair, weight: np.ndarray | None) -> Iterator[tuple[ScaleFau
         yield ScaleFault.ZERO_POINT, float(zeros[zeros != 0].flat[0])
     elif pair.dtype.startswith("u"):
         yield ScaleFault.UNSIGNED, 0.0
-    if pair.kind is not Kind.WEIGHT or weight is None or pair.channel_axis is None or weight.ndim < 2:
+    if pair.kind is not PairKind.WEIGHT or weight is None or pair.channel_axis is None or weight.ndim < 2:
         return
     wanted = pair.channel_axis % weight.ndim
     if pair.scale.axis is not None and not pair.scale.block_size and pair.scale.axis % weight.ndim != wanted:

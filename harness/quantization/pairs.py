@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from harness.model import Constants, Model
 from harness.quantization.arithmetic import spread
-from harness.quantization.types import Kind, QdqPair, Reader, Scale
+from harness.quantization.types import PairKind, QdqPair, Reader, Scale
 from harness.tensors import dtype_name
 
 _UNITS = ("int8", "uint8", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "float4_e2m1fn")
@@ -70,7 +70,7 @@ def _pair(
     return QdqPair(
         name=str(source.name),
         tensor=str(source.name),
-        kind=Kind.WEIGHT if constant else Kind.ACTIVATION,
+        kind=PairKind.WEIGHT if constant else PairKind.ACTIVATION,
         dtype=dtype,
         scale=scale_of(leader, read[0], zero),
         quantizer="" if quantizer is None else str(quantizer.name),
@@ -134,7 +134,7 @@ def float_weights(
     nodes = {} if reference is None else {str(node.name): node for node in reference.ir.graph}
     found = {}
     for pair in pairs:
-        if pair.kind is not Kind.WEIGHT:
+        if pair.kind is not PairKind.WEIGHT:
             continue
         values = constants.get(pair.tensor)
         assert values is not None

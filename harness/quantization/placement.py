@@ -22,7 +22,7 @@ from harness.errors import ModelError
 from harness.model import Constants, Model, at_opset
 from harness.quantization.editing import insert_pair, insert_stored, without
 from harness.quantization.pairs import channel_axis, find_pairs
-from harness.quantization.types import Format, Kind, QdqPair, Reader, Scale
+from harness.quantization.types import Format, PairKind, QdqPair, Reader, Scale
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 WITHIN = 2**0.5
@@ -33,7 +33,7 @@ Joined = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Place:
+class PairPlace:
     """A tensor that gets a pair.
 
     Args:
@@ -44,12 +44,12 @@ class Place:
     """
 
     tensor: str
-    kind: Kind
+    kind: PairKind
     readers: tuple[Reader, ...]
     channel_axis: int | None = None
 
 
-def place(model: Model, format: Format, *, exclude: Collection[str] = ()) -> tuple[Place, ...]:
+def place(model: Model, format: Format, *, exclude: Collection[str] = ()) -> tuple[PairPlace, ...]:
     """Where pairs go in a float model, in the order in which tensors are read.
 
     Args:
@@ -80,9 +80,9 @@ def place(model: Model, format: Format, *, exclude: Collection[str] = ()) -> tup
         for name, reader in _skips(model, frozenset(wanted)):
             wanted.setdefault(name, []).append((reader, None))
     return tuple(
-        Place(
+        PairPlace(
             name,
-            Kind.WEIGHT if constants.get(name) is not None else Kind.ACTIVATION,
+            PairKind.WEIGHT if constants.get(name) is not None else PairKind.ACTIVATION,
             tuple(reader for reader, _ in readers),
             next((axis for _, axis in readers if axis is not None), None),
         )
@@ -186,7 +186,9 @@ def _product_behind(value: ir.Value | None) -> ir.Node | None:
     return None
 
 
-def with_pairs(model: Model, format: Format, places: Collection[Place], scales: Mapping[str, Scale]) -> Model:
+def with_pairs(
+    model: Model, format: Format, places: Collection[PairPlace], scales: Mapping[str, Scale]
+) -> Model:
     """`model` with Q/DQ pairs at `places`; weights in blocks are stored quantised.
 
     Args:
@@ -247,7 +249,7 @@ SAME_SCALE = frozenset(
 
 def find_misplaced(model: Model) -> tuple[Misplaced, ...]:
     """The activation pairs of a Q/DQ model that nothing reads which computes quantised, in the order of the graph."""
-    pairs = [pair for pair in find_pairs(model) if pair.kind is Kind.ACTIVATION and pair.readers]
+    pairs = [pair for pair in find_pairs(model) if pair.kind is PairKind.ACTIVATION and pair.readers]
     constants = Constants(model.ir)
     nodes = {str(node.name): node for node in model.ir.graph}
     found = []
@@ -368,7 +370,7 @@ def _quantizers(pairs: Sequence[QdqPair]) -> dict[str, str]:
     return {
         pair.quantizer: pair.name
         for pair in pairs
-        if pair.quantizer and pair.kind is Kind.ACTIVATION and pair.scale.per_tensor
+        if pair.quantizer and pair.kind is PairKind.ACTIVATION and pair.scale.per_tensor
     }
 
 

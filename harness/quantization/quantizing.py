@@ -14,11 +14,11 @@ from harness.quantization.arithmetic import largest_of
 from harness.quantization.calibration import (
     Curve,
     Histogram,
-    Observed,
+    PairStatistics,
     choose_methods,
     curve,
     error_of,
-    observe,
+    observe_pairs,
     scale_for,
     threshold,
     weight_scale,
@@ -28,7 +28,7 @@ from harness.quantization.mixed import Mixing, Point, small_products
 from harness.quantization.outputs import Outputs, Samples
 from harness.quantization.pairs import find_pairs, float_weights
 from harness.quantization.placement import (
-    Place,
+    PairPlace,
     groups_of,
     joined_pairs,
     place,
@@ -38,7 +38,7 @@ from harness.quantization.placement import (
 )
 from harness.quantization.ranking import Ranking, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
-from harness.quantization.types import Format, Kind, Method, QdqPair, Scale
+from harness.quantization.types import Format, Method, PairKind, QdqPair, Scale
 from harness.tensors import NEVER, to_json
 from harness.text import names
 
@@ -77,7 +77,7 @@ class TensorCalibration:
     """
 
     tensor: str
-    kind: Kind
+    kind: PairKind
     largest: float
     thresholds: Mapping[Method, float]
     errors: Mapping[Method, float]
@@ -223,7 +223,7 @@ class _Quantizing:
         samples: Samples,
         unseen: Samples,
         format: Format,
-        places: Sequence[Place],
+        places: Sequence[PairPlace],
         given: Mapping[str, Scale],
         small: tuple[str, ...],
     ) -> None:
@@ -242,7 +242,7 @@ class _Quantizing:
         self.outputs, self.unseen = Outputs(self.switched, samples), Outputs(self.switched, unseen)
 
     def run(self, method: Method | None, keep_float: float | None, limit: float | None) -> Quantization:
-        observed = observe(self.switched, self.outputs.samples)
+        observed = observe_pairs(self.switched, self.outputs.samples)
         scales = {each: self._scales(observed, each) for each in Method}
         settings = {each: Setting(scales=found) for each, found in scales.items()}
         methods = tuple(
@@ -254,7 +254,7 @@ class _Quantizing:
         self.model = with_scales(self.model, self.pairs, own, self.weights)
         self.pairs = tuple(replace(pair, scale=own[pair.name]) for pair in self.pairs)
         self.switched.pairs = self.pairs
-        observed = observe(self.switched, self.outputs.samples)
+        observed = observe_pairs(self.switched, self.outputs.samples)
         tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
         ranking = rank(self.outputs, observed, tried)
         mixing = Mixing(self.model, self.pairs, ranking, self.outputs.samples[0], self.small)
@@ -281,7 +281,7 @@ class _Quantizing:
         return found
 
     def _choose(
-        self, observed: Observed, scales: Mapping[Method, Mapping[str, Scale]], method: Method | None
+        self, observed: PairStatistics, scales: Mapping[Method, Mapping[str, Scale]], method: Method | None
     ) -> tuple[Method, Mapping[str, Method]]:
         """The method for the model, and for each pair; see `choose_methods`."""
         if method is not None:
@@ -293,7 +293,7 @@ class _Quantizing:
             }
             for pair in self.pairs
         }
-        activations = [pair.name for pair in self.pairs if pair.kind is Kind.ACTIVATION]
+        activations = [pair.name for pair in self.pairs if pair.kind is PairKind.ACTIVATION]
         return choose_methods(
             self.outputs,
             lambda seen: {each: self._scales(seen, each) for each in Method},
@@ -301,12 +301,12 @@ class _Quantizing:
             groups_of(activations, self.joined),
         )
 
-    def _scales(self, observed: Observed, method: Method) -> dict[str, Scale]:
+    def _scales(self, observed: PairStatistics, method: Method) -> dict[str, Scale]:
         found = {}
         for pair in self.pairs:
             histogram, values = observed.histograms[pair.name], observed.kept[pair.name]
             # Clipping channels of weights by what squared errors say pays at few bits only.
-            own = Method.MAX if pair.kind is Kind.WEIGHT and method is not Method.MSE else method
+            own = Method.MAX if pair.kind is PairKind.WEIGHT and method is not Method.MSE else method
             found[pair.name] = self.given.get(pair.tensor) or scale_for(pair, histogram, values, own)
         return with_shared(found, self.joined)
 
@@ -336,12 +336,12 @@ class _Quantizing:
     def _calibration(
         self,
         pair: QdqPair,
-        observed: Observed,
+        observed: PairStatistics,
         scales: Mapping[Method, Mapping[str, Scale]],
         method: Method,
     ) -> TensorCalibration:
         histogram, values = observed.histograms[pair.name], observed.kept[pair.name]
-        activation = pair.kind is Kind.ACTIVATION
+        activation = pair.kind is PairKind.ACTIVATION
         most = largest_of(pair.dtype)
         return TensorCalibration(
             pair.tensor,
@@ -360,9 +360,9 @@ class _Quantizing:
         )
 
 
-def _first_scale(each: Place, constants: Constants, format: Format) -> Scale:
+def _first_scale(each: PairPlace, constants: Constants, format: Format) -> Scale:
     """A scale to place a pair with, until it is calibrated: that of a weight has its granularity."""
-    if each.kind is Kind.ACTIVATION:
+    if each.kind is PairKind.ACTIVATION:
         return Scale(np.array(1.0, np.float32))
     values = constants.get(each.tensor)
     assert values is not None
@@ -372,7 +372,7 @@ def _first_scale(each: Place, constants: Constants, format: Format) -> Scale:
     )
 
 
-def _block_size(values: np.ndarray, each: Place, format: Format) -> int:
+def _block_size(values: np.ndarray, each: PairPlace, format: Format) -> int:
     """That of the format, halved until it divides the axis."""
     size = format.block_size
     while size > 1 and values.shape[each.channel_axis or 0] % size:

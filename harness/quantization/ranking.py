@@ -27,10 +27,10 @@ import numpy as np
 from harness.backends import Reference, chunks, tensor_sizes
 from harness.model import is_joined, parts_of
 from harness.quantization.arithmetic import limits, nrmse, squares
-from harness.quantization.calibration import Introduced, Observed, error_of, introduced, scale_for
+from harness.quantization.calibration import Introduced, PairStatistics, error_of, introduced, scale_for
 from harness.quantization.outputs import Outputs, read_tensors
 from harness.quantization.switched import BUDGET, Setting, SwitchedModel
-from harness.quantization.types import Kind, Method, PairError, QdqPair, Reader, Reason, Scale
+from harness.quantization.types import Method, PairError, PairKind, QdqPair, Reader, Reason, Scale
 from harness.tensors import NEVER, to_json
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _lost_parts(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dic
     with closing(Reference(switched.model)) as reference:
         read = partial(read_tensors, reference, feeds)
         for pair in switched.pairs:
-            if pair.kind is Kind.WEIGHT or not pair.scale.per_tensor:
+            if pair.kind is PairKind.WEIGHT or not pair.scale.per_tensor:
                 continue
             if not is_joined(switched.model, pair.tensor):
                 continue
@@ -119,10 +119,10 @@ def _lost_parts(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dic
     return lost
 
 
-def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:
+def candidates(pair: QdqPair, observed: PairStatistics) -> tuple[Candidate, ...]:
     """Scales by each method in the pair's granularity, and with one a channel where it has one in all; best first."""
     values, histogram = observed.kept[pair.name], observed.histograms[pair.name]
-    weight = pair.kind is Kind.WEIGHT
+    weight = pair.kind is PairKind.WEIGHT
     found = []
     wider = (False, True) if weight and pair.scale.per_tensor and pair.channel_axis is not None else (None,)
     for per_channel in wider:
@@ -134,7 +134,7 @@ def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:
 
 
 def _methods(pair: QdqPair) -> tuple[Method, ...]:
-    if pair.kind is Kind.ACTIVATION:
+    if pair.kind is PairKind.ACTIVATION:
         return tuple(Method)
     # With 8 bits, clipping channels of a weight gains less than it takes to try.
     return (Method.MAX,) if limits(pair.dtype)[1] > FEW_LEVELS else (Method.MAX, Method.MSE)
@@ -153,7 +153,7 @@ def granularity(scale: Scale) -> str:
     return "block" if scale.block_size else "tensor" if scale.per_tensor else "channel"
 
 
-def rank(outputs: Outputs, observed: Observed, tried: Mapping[str, Sequence[Candidate]]) -> Ranking:
+def rank(outputs: Outputs, observed: PairStatistics, tried: Mapping[str, Sequence[Candidate]]) -> Ranking:
     """Measure what each pair introduces into its tensor, and measure or estimate what it alone does to the outputs.
 
     Args:
@@ -203,13 +203,13 @@ def best_of_same(pair: QdqPair, found: Sequence[Candidate]) -> float:
     return min((each.error for each in found if each.granularity == own), default=math.inf)
 
 
-def _introduced(pair: QdqPair, observed: Observed) -> float:
-    if pair.kind is Kind.WEIGHT:
+def _introduced(pair: QdqPair, observed: PairStatistics) -> float:
+    if pair.kind is PairKind.WEIGHT:
         return error_of(observed.kept[pair.name], pair.scale, pair.dtype, pair.channel_axis)
     return observed.introduced[pair.name].nrmse
 
 
-def _effects(outputs: Outputs, observed: Observed) -> tuple[dict[str, float], dict[str, float]]:
+def _effects(outputs: Outputs, observed: PairStatistics) -> tuple[dict[str, float], dict[str, float]]:
     """The error of the outputs with each pair alone: of those that were measured, and estimates of all others."""
     switched = outputs.switched
     names = frozenset(pair.name for pair in switched.pairs)
@@ -236,7 +236,7 @@ def _effects(outputs: Outputs, observed: Observed) -> tuple[dict[str, float], di
 
 def _roles(switched: SwitchedModel) -> list[list[str]]:
     """Names of pairs, by what they are and which operator reads them first, at which input; at most ROLES lists."""
-    found: dict[tuple[Kind, str, int], list[str]] = {}
+    found: dict[tuple[PairKind, str, int], list[str]] = {}
     for pair in switched.pairs:
         reader = min(pair.readers, default=Reader("", 0))
         op = switched.model.node(reader.node).op if reader.node else ""
@@ -256,7 +256,9 @@ class _Tensor:
     error: float = 0.0
 
 
-def growth(switched: SwitchedModel, feeds: Mapping[str, np.ndarray], observed: Observed) -> dict[str, float]:
+def growth(
+    switched: SwitchedModel, feeds: Mapping[str, np.ndarray], observed: PairStatistics
+) -> dict[str, float]:
     """By name of the pair, what the outputs err by with it alone, as far as the growth from node to node says.
 
     The squared relative error of what a node computes, over those of what it reads, with what pairs in between
@@ -317,7 +319,7 @@ def _tensors(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dict[s
         name: _Tensor(squares(values) / max(values.size, 1), values.size) for name, values in feeds.items()
     }
     for pair in switched.pairs:
-        if pair.kind is Kind.WEIGHT:
+        if pair.kind is PairKind.WEIGHT:
             values = switched.weights[pair.name]
             found[pair.tensor] = _Tensor(squares(values) / max(values.size, 1), values.size)
     off = Setting(off=frozenset(pair.name for pair in switched.pairs))
@@ -329,7 +331,9 @@ def _tensors(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dict[s
     return found
 
 
-def reason_of(pair: QdqPair, observed: Observed, cost: float, best: float, channel: float | None) -> Reason:
+def reason_of(
+    pair: QdqPair, observed: PairStatistics, cost: float, best: float, channel: float | None
+) -> Reason:
     """Why a pair costs what it costs; see `Reason`.
 
     Args:

@@ -28,7 +28,7 @@ from harness.model import (
     owner,
 )
 from harness.quantization.arithmetic import clips, dequantized
-from harness.quantization.types import Kind, QdqPair, Reader, Scale
+from harness.quantization.types import PairKind, QdqPair, Reader, Scale
 from harness.tensors import Precision
 
 SCALE, ZERO = "harness::scale", "harness::zero"
@@ -132,7 +132,7 @@ class SwitchedModel:
         feeds: dict[str, np.ndarray] = {}
         for index, pair in enumerate(self.pairs):
             scale = setting.scales.get(pair.name, pair.scale)
-            if pair.kind is Kind.WEIGHT:
+            if pair.kind is PairKind.WEIGHT:
                 for name, readers in graph.fed[pair.name]:
                     low = setting.quantizes(pair, readers)
                     feeds[name] = self.quantized_weight(pair, scale) if low else self.weights[pair.name]
@@ -158,7 +158,7 @@ class _Graph:
 
     def switches_of(self, pair: QdqPair) -> Iterable[tuple[str, tuple[Reader, ...]]]:
         """The switches of an activation pair, and which readers each is for; that of the pair itself is the last."""
-        if pair.kind is Kind.ACTIVATION:
+        if pair.kind is PairKind.ACTIVATION:
             if len({reader.node for reader in pair.readers}) > 1:
                 for reader in pair.readers:
                     yield f"{pair.name}>{reader.node}:{reader.position}", (reader,)
@@ -178,7 +178,7 @@ class _Graph:
                 reads[quantizers[node.name]] = node
             elif node.name in dequantizers:
                 index = dequantizers[node.name]
-                if self.pairs[index].kind is Kind.ACTIVATION:
+                if self.pairs[index].kind is PairKind.ACTIVATION:
                     inputs += self._activation(index, reads[index], node)
             else:
                 new = onnx.NodeProto()
@@ -200,7 +200,7 @@ class _Graph:
         inputs = []
         for pair in self.pairs:
             self.fed[pair.name] = []
-            for name in (written[each] for each in pair.dequantizers if pair.kind is Kind.WEIGHT):
+            for name in (written[each] for each in pair.dequantizers if pair.kind is PairKind.WEIGHT):
                 inputs.append(
                     helper.make_tensor_value_info(name, TensorProto.FLOAT, weights[pair.name].shape)
                 )

@@ -43,7 +43,7 @@ class Method(StrEnum):
     MSE = "mse"
 
 
-class Kind(StrEnum):
+class PairKind(StrEnum):
     """What a pair quantises: a constant, or a tensor that is computed."""
 
     WEIGHT = "weight"
@@ -135,7 +135,7 @@ class QdqPair:
 
     name: str
     tensor: str
-    kind: Kind
+    kind: PairKind
     dtype: str
     scale: Scale = field(repr=False, metadata=NEVER)
     quantizer: str = ""
@@ -169,7 +169,7 @@ class PairError:
 
     pair: str
     tensor: str
-    kind: Kind
+    kind: PairKind
     granularity: str
     introduced: float
     alone: float | None

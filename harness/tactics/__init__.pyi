@@ -20,7 +20,7 @@ from .samples import VariedBuilds as VariedBuilds
 from .samples import collect as collect
 from .samples import has_both as has_both
 from .samples import usual_series as usual_series
-from .units import Unit as Unit
+from .units import DifferingLayer as DifferingLayer
 from .variations import Axis as Axis
 from .variations import Variation as Variation
 from .variations import axes as axes

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from harness.search import Outcome, Trial
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
-from harness.tactics.units import Side, Unit, orders_for
+from harness.tactics.units import DifferingLayer, Side, orders_for
 from harness.tactics.variations import Axis, Variation
 from harness.text import names
 from harness.worker.protocol import Choice, TacticOrders, reformatted_layer
@@ -42,14 +42,14 @@ class Configurations:
         base: TacticRecord,
         limit: int,
         built: int,
-        units: tuple[Unit, ...],
+        units: tuple[DifferingLayer, ...],
         good: Sequence[TacticRecord],
     ) -> None:
         self.units = units
         self.builds = built
         self.seen: dict[frozenset[str], Sample] = {}
         """The build of each configuration that TensorRT took."""
-        self.free: dict[str, Unit] = {}
+        self.free: dict[str, DifferingLayer] = {}
         """Layers that did not take what was forced from the start."""
         self.not_taken: dict[str, None] = {}
         self.trail: list[str] = []
@@ -102,7 +102,7 @@ class Configurations:
                 return sample
         return None
 
-    def _set_free(self, units: dict[str, Unit]) -> None:
+    def _set_free(self, units: dict[str, DifferingLayer]) -> None:
         self.free.update(units)
         self.not_taken.update(dict.fromkeys(units))
         self.units = tuple(unit for unit in self.units if unit.layer not in self.free)
@@ -176,7 +176,7 @@ def _named(choice: Choice) -> tuple[object, object]:
     return choice.place, choice.variant
 
 
-def what(treated: frozenset[str], units: Sequence[Unit]) -> str:
+def what(treated: frozenset[str], units: Sequence[DifferingLayer]) -> str:
     """A configuration in words."""
     if len(treated) <= len(units) // 2:
         return f"the bad build with good choices at {listed(sorted(treated))}"

@@ -37,7 +37,7 @@ from harness.tactics.configurations import Configurations, listed, what
 from harness.tactics.record import TacticRecord
 from harness.tactics.result import Proof, TacticSearchResult, TacticVerdict
 from harness.tactics.samples import Build, Sample
-from harness.tactics.units import Unit, is_suspect, units_of
+from harness.tactics.units import DifferingLayer, is_suspect, units_of
 
 RESERVE = 1
 """Builds that a search leaves for forcing the bad build's own choices."""
@@ -123,7 +123,7 @@ def builds_for(differing: int) -> int:
 class _Pair:
     good: Sample
     bad: Sample
-    units: tuple[Unit, ...]
+    units: tuple[DifferingLayer, ...]
 
     @property
     def base(self) -> TacticRecord:
@@ -160,10 +160,10 @@ class _Search:
         self._build, self._earlier = build, list[str]()
         self.configurations = self._round(())
 
-    def _round(self, units: tuple[Unit, ...], built: int = 0) -> Configurations:
+    def _round(self, units: tuple[DifferingLayer, ...], built: int = 0) -> Configurations:
         return Configurations(self._build, self.pair.base, self.limit - RESERVE, built, units, self.good)
 
-    def run(self, units: tuple[Unit, ...], answer: TacticSearchResult) -> TacticSearchResult:
+    def run(self, units: tuple[DifferingLayer, ...], answer: TacticSearchResult) -> TacticSearchResult:
         """Search among `units`."""
         self._earlier += self.configurations.trail
         not_taken = self.configurations.not_taken

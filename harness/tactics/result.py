@@ -10,7 +10,7 @@ from typing import ClassVar
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Sample
-from harness.tactics.units import Unit
+from harness.tactics.units import DifferingLayer
 from harness.tensors import NEVER
 from harness.worker.protocol import Choice
 
@@ -67,7 +67,7 @@ class TacticSearchResult:
     """
 
     verdict: TacticVerdict
-    culprits: tuple[Unit, ...] = ()
+    culprits: tuple[DifferingLayer, ...] = ()
     minimal: bool = False
     proof: tuple[Proof, ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -99,7 +99,7 @@ class TacticSearchResult:
         return f"{self.verdict}: {self.missing}" if self.missing else str(self.verdict)
 
 
-def describe(unit: Unit) -> str:
+def describe(unit: DifferingLayer) -> str:
     """A culprit in words: the layer and what it must not be built with."""
     return f"{brief(unit.bad)} at {unit.layer}" if unit.bad else f"a missing layer {unit.layer}"
 

@@ -21,7 +21,7 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True)
-class Unit:
+class DifferingLayer:
     """A layer at which a good and a bad build chose differently.
 
     A layer that changes its format brings copies with it that reformat its tensors; what they chose belongs to it.
@@ -69,7 +69,7 @@ class Unit:
         return Side.OTHER
 
 
-def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[Unit, ...]:
+def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[DifferingLayer, ...]:
     """Where a good and a bad build chose differently, in the order of the good build."""
     found = differences(good, bad)
     layers = {difference.layer for difference in found if reformatted_layer(difference.layer) is None}
@@ -85,7 +85,7 @@ def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[Unit, ...]:
     for name, difference in main.items():
         own = [difference, *copies.pop(difference.layer, [])]
         units.append(
-            Unit(
+            DifferingLayer(
                 name,
                 tuple(choice for each in own for choice in each.first),
                 tuple(choice for each in own for choice in each.second),
@@ -95,7 +95,11 @@ def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[Unit, ...]:
 
 
 def orders_for(
-    base: TacticRecord, units: Sequence[Unit], treated: frozenset[str], *, free: Iterable[Unit] = ()
+    base: TacticRecord,
+    units: Sequence[DifferingLayer],
+    treated: frozenset[str],
+    *,
+    free: Iterable[DifferingLayer] = (),
 ) -> tuple[Choice, ...]:
     """What to force: at `units` the good choice if they are `treated` and the bad one if not, elsewhere the base's.
 
@@ -108,7 +112,7 @@ def orders_for(
     return tuple(forced)
 
 
-def is_suspect(unit: Unit, good: Iterable[TacticRecord]) -> bool:
+def is_suspect(unit: DifferingLayer, good: Iterable[TacticRecord]) -> bool:
     """Whether the bad build's choice is in no good build."""
     places = {choice.place for choice in unit.bad}
     bad = variants(unit.bad)

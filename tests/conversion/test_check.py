@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from harness import check
-from harness.compiler import Kind
-from harness.conversion import FoundBy, Outcome
-from harness.conversion.subject import Subject
+from harness.compiler import FindingKind
+from harness.conversion import CompileOutcome, FoundBy
+from harness.conversion.subject import CheckedModel
 from harness.environments import close_shared
 from harness.errors import CandidateError, CaseFileError, InputDataError
 from harness.report import check_markdown, check_page, check_text
@@ -82,7 +82,7 @@ def test_dynamic_axes_of_a_bare_model_are_taken_to_be_1_and_that_is_said(rtx: st
     )
     (result,) = check(path, environments=rtx).results
     (asked,) = result.environments
-    assert asked.outcome is Outcome.BUILT
+    assert asked.outcome is CompileOutcome.BUILT
     (finding,) = [each for each in asked.findings if each.code == "assumed-shape"]
     assert finding.explanation == "compilers are asked with 1 for each dynamic axis: x:[1,4]"
     (result,) = check(path, environments=rtx, inputs={"x": [3, 4]}).results
@@ -99,9 +99,9 @@ def test_an_environment_that_does_not_start_leaves_the_others_their_answers(rtx:
     for result in report.results:
         broken, sound = result.environments
         assert sound.findings == alone[0].findings
-        assert (broken.environment, broken.outcome, broken.started) == ("gone", Outcome.UNKNOWN, False)
+        assert (broken.environment, broken.outcome, broken.started) == ("gone", CompileOutcome.UNKNOWN, False)
         (finding,) = broken.findings
-        assert (finding.code, finding.kind) == ("not-started", Kind.RISKY)
+        assert (finding.code, finding.kind) == ("not-started", FindingKind.RISKY)
         assert "/nonexistent/python" in finding.said
     said = check_text(report)
     assert "gone: does not start" in said
@@ -154,14 +154,14 @@ def test_a_fault_of_harness_at_one_model_leaves_the_others_their_answers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     paths = [planted(tmp_path / name) for name in ("a.onnx", "b.onnx")]
-    look = Subject.of
+    look = CheckedModel.of
 
     def faulty(case, *arguments, **options):
         if case.name == "a":
             raise KeyError("boom")
         return look(case, *arguments, **options)
 
-    monkeypatch.setattr(Subject, "of", faulty)
+    monkeypatch.setattr(CheckedModel, "of", faulty)
     report = check(paths)
     broken, sound = report.results
     assert (broken.error.kind, sound.error, report.exit_code) == ("InternalError", None, 70)
@@ -173,12 +173,12 @@ def test_a_fault_of_harness_at_one_model_leaves_the_others_their_answers(
 def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:
     report = check(planted(Path("m.onnx")), environments=rtx)
     (environment,) = report.results[0].environments
-    assert (environment.outcome, environment.complete) == (Outcome.REFUSED, True)
+    assert (environment.outcome, environment.complete) == (CompileOutcome.REFUSED, True)
     stops = [each for each in environment.findings if each.kind.is_failure]
     assert [(each.code, each.node and each.node.name, each.kind, each.found_by) for each in stops] == [
-        ("operator", "det", Kind.REFUSED, FoundBy.PARSER),
-        ("operator", "compress", Kind.REFUSED, FoundBy.PARSER),
-        ("topk-limit", "top", Kind.NOT_BUILT, FoundBy.BUILDER),
+        ("operator", "det", FindingKind.REFUSED, FoundBy.PARSER),
+        ("operator", "compress", FindingKind.REFUSED, FoundBy.PARSER),
+        ("topk-limit", "top", FindingKind.NOT_BUILT, FoundBy.BUILDER),
     ]
     assert "K exceeds the maximum value allowed" in stops[2].said
     assert stops[2].alone is True
@@ -206,13 +206,13 @@ def test_a_node_that_crashes_the_real_compiler_is_named_with_its_log_and_the_res
     save(Path("m.onnx"), nodes, inputs, outputs, k=np.zeros(0, np.int64))
     report = check("m.onnx", environments=rtx, split=Path("parts"))
     (environment,) = report.results[0].environments
-    assert (environment.outcome, environment.complete) == (Outcome.NOT_BUILT, True)
+    assert (environment.outcome, environment.complete) == (CompileOutcome.NOT_BUILT, True)
     crashed, refused = (each for each in environment.findings if each.kind.is_failure)
     if crashed.code != "crashed":
         crashed, refused = refused, crashed
     assert (crashed.code, crashed.kind, crashed.node and crashed.node.name) == (
         "crashed",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         "top",
     )
     assert "killed by SIGSEGV" in crashed.said
@@ -238,7 +238,7 @@ def test_a_model_on_which_the_real_compiler_hangs_is_a_finding_with_its_log(rtx:
     ]
     report = check(save(Path("m.onnx"), nodes, [("x", F, [4])], [("y", F, [4])]), environments=rtx)
     (environment,) = report.results[0].environments
-    assert (environment.outcome, environment.complete) == (Outcome.NOT_BUILT, False)
+    assert (environment.outcome, environment.complete) == (CompileOutcome.NOT_BUILT, False)
     (finding,) = [each for each in environment.findings if each.kind.is_failure]
     assert (finding.code, finding.node) == ("timed-out", None)
     assert "did not answer within 6 s during a compilation of m at fp32" in finding.said
@@ -311,9 +311,9 @@ def test_a_model_that_builds_has_its_kernels_and_what_is_silent_there(rtx: str) 
     path = save(Path("m.onnx"), [node], [("x", TensorProto.DOUBLE, [4])], [("y", TensorProto.DOUBLE, [4])])
     report = check(path, environments=[rtx])
     (environment,) = report.results[0].environments
-    assert environment.outcome is Outcome.BUILT
+    assert environment.outcome is CompileOutcome.BUILT
     assert environment.report.kernels is not None
-    assert [(each.code, each.kind) for each in environment.findings] == [("double", Kind.DIFFERENT)]
+    assert [(each.code, each.kind) for each in environment.findings] == [("double", FindingKind.DIFFERENT)]
     assert report.exit_code == 1
 
 
@@ -329,12 +329,12 @@ def test_a_scale_that_parsers_refuse_is_told_once_as_what_it_is(rtx: str, scale:
     path = save(Path("m.onnx"), nodes, [("x", F, [4])], [("y", F, [4])], **constants)
     (result,) = check(path, environments=rtx).results
     assert [(each.code, each.kind) for each in result.findings if each.kind.is_failure] == [
-        (code, Kind.REFUSED)
+        (code, FindingKind.REFUSED)
     ]
     first, *others = (each for each in result.environments[0].findings if each.kind.is_failure)
     assert (first.code, first.kind, first.found_by, first.node and first.node.name) == (
         code,
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         FoundBy.PARSER,
         "quantize",
     )
@@ -352,7 +352,7 @@ def test_a_size_that_is_baked_in_explains_why_another_is_refused(rtx: str) -> No
     (finding,) = (each for each in result.environments[0].findings if each.kind.is_failure)
     assert (finding.code, finding.kind, finding.node and finding.node.name) == (
         "baked-size",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         "reshape",
     )
     assert "reshape changes volume" in finding.said
@@ -365,7 +365,7 @@ def test_sizes_that_contradict_each_other_are_told_by_rules_alone(tmp_path: Path
     path = save(tmp_path / "m.onnx", nodes, inputs, [("y", F, None)])
     (result,) = check(path, inputs={"x": [4, 8], "i": [3]}).results
     (stops,) = [each for each in result.findings if each.kind.is_failure]
-    assert (stops.code, stops.kind) == ("contradictory-sizes", Kind.NOT_BUILT)
+    assert (stops.code, stops.kind) == ("contradictory-sizes", FindingKind.NOT_BUILT)
     assert not check(path, inputs={"x": [4, 8], "i": [4]}).results[0].fails
 
 
@@ -373,7 +373,7 @@ def test_an_input_that_decides_shapes_is_not_called_a_fault(rtx: str) -> None:
     node = helper.make_node("Expand", ["x", "s"], ["y"], "expand")
     path = save(Path("m.onnx"), [node], [("x", F, [1]), ("s", TensorProto.INT64, [2])], [("y", F, None)])
     (result,) = check(path, environments=rtx).results
-    assert result.environments[0].outcome is Outcome.UNKNOWN
+    assert result.environments[0].outcome is CompileOutcome.UNKNOWN
     assert [each.code for each in result.environments[0].findings] == ["not-asked"]
     assert not result.fails
 

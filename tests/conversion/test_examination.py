@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.conversion.examination import Examination
-from harness.conversion.findings import Outcome
+from harness.conversion.findings import CompileOutcome
 from harness.conversion.parts import Parts
 from harness.model import Model, load_model, save_model
 from harness.worker.protocol import CompileFailure, CompileReport, RefusedNode
@@ -68,7 +68,7 @@ def test_a_parser_that_stops_at_the_first_node_is_asked_about_the_rest() -> None
 
     found, _ = examine(chain("Relu", "Erf", "Exp", "Erf", "Abs", "Erf"), judge)
     assert [(each.node, each.outcome, each.said) for each in found.blamed] == [
-        (name, Outcome.REFUSED, "no Erf") for name in ("n1", "n3", "n5")
+        (name, CompileOutcome.REFUSED, "no Erf") for name in ("n1", "n3", "n5")
     ]
     assert found.complete
 
@@ -79,8 +79,8 @@ def test_a_build_that_names_nothing_is_halved_until_one_node_is_left() -> None:
 
     found, compiler = examine(chain(*ops), lambda nodes: fail() if "Erf" in nodes.values() else REPORT)
     assert [(each.node, each.outcome, each.alone) for each in found.blamed] == [
-        ("n13", Outcome.NOT_BUILT, True),
-        ("n29", Outcome.NOT_BUILT, True),
+        ("n13", CompileOutcome.NOT_BUILT, True),
+        ("n29", CompileOutcome.NOT_BUILT, True),
     ]
     assert found.complete
     assert len(compiler.asked) <= 24
@@ -118,7 +118,7 @@ def test_what_is_refused_without_a_name_is_what_rules_suspect() -> None:
         return refuse("", "") if "Erf" in nodes.values() else REPORT
 
     found, _ = examine(chain("Relu", "Erf", "Abs"), judge, "n1")
-    assert [(each.node, each.outcome) for each in found.blamed] == [("n1", Outcome.REFUSED)]
+    assert [(each.node, each.outcome) for each in found.blamed] == [("n1", CompileOutcome.REFUSED)]
     assert found.complete
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import check
-from harness.compiler import Kind
+from harness.compiler import FindingKind
 from harness.conversion import FoundBy, fix_case
 from harness.report import check_text
 
@@ -132,10 +132,10 @@ def test_a_frozen_branch_is_told_with_its_line_and_tried_on_both_sides():
     """Inputs as they are drawn all fall on one side."""
     _, legacy = check("nets:one_sided").results
     frozen, differs = legacy.exported[1], legacy.exported[0]
-    assert (frozen.code, frozen.kind) == ("export-frozen", Kind.RISKY)
+    assert (frozen.code, frozen.kind) == ("export-frozen", FindingKind.RISKY)
     assert frozen.explanation.startswith(line("y.sum() > 200"))
     assert "Python boolean" in frozen.said
-    assert (differs.code, differs.kind) == ("export-differs", Kind.DIFFERENT)
+    assert (differs.code, differs.kind) == ("export-differs", FindingKind.DIFFERENT)
     assert differs.said.endswith("where inputs are large")
 
 

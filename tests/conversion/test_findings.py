@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.compiler import Kind, NodeFacts, Releases
-from harness.conversion import CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
+from harness.compiler import FindingKind, NodeFacts, Releases
+from harness.conversion import CheckResult, CompileOutcome, EnvironmentResult, Finding, FoundBy
 from harness.model import TensorInfo
 from harness.tensors import from_json, to_json
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX, CompileReport
@@ -13,25 +13,25 @@ from harness.worker.protocol import TENSORRT, TENSORRT_RTX, CompileReport
 NODE = NodeFacts(3, "top", "TopK", inputs=(TensorInfo("x", "float32", (1, 8000)),))
 
 
-def finding(kind: Kind) -> Finding:
+def finding(kind: FindingKind) -> Finding:
     return Finding("topk-k-above-3840", kind, FoundBy.RULE, NODE)
 
 
-def result(rule: Kind, *built: Kind) -> CheckResult:
+def result(rule: FindingKind, *built: FindingKind) -> CheckResult:
     report = CompileReport(TENSORRT_RTX, "1.7.1.116", "strong")
     environments = tuple(
-        EnvironmentResult("rtx", TENSORRT_RTX, "1.7.1.116", Outcome.BUILT, (finding(kind),), report)
+        EnvironmentResult("rtx", TENSORRT_RTX, "1.7.1.116", CompileOutcome.BUILT, (finding(kind),), report)
         for kind in built
     )
     return CheckResult("m.onnx", "m", None, "0" * 64, 4, (finding(rule),), environments)
 
 
 def test_rules_fail_a_check_only_where_no_environment_was_asked() -> None:
-    assert result(Kind.NOT_BUILT).fails
-    assert result(Kind.DIFFERENT).fails
-    assert not result(Kind.RISKY).fails
-    assert not result(Kind.REFUSED, Kind.IMPROVABLE).fails
-    assert result(Kind.RISKY, Kind.RISKY, Kind.DIFFERENT).fails
+    assert result(FindingKind.NOT_BUILT).fails
+    assert result(FindingKind.DIFFERENT).fails
+    assert not result(FindingKind.RISKY).fails
+    assert not result(FindingKind.REFUSED, FindingKind.IMPROVABLE).fails
+    assert result(FindingKind.RISKY, FindingKind.RISKY, FindingKind.DIFFERENT).fails
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_a_range_of_releases_compares_numbers(
 
 
 def test_a_finding_is_the_same_after_json() -> None:
-    assert from_json(Finding, to_json(finding(Kind.REFUSED))) == finding(Kind.REFUSED)
+    assert from_json(Finding, to_json(finding(FindingKind.REFUSED))) == finding(FindingKind.REFUSED)

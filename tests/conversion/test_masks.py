@@ -9,7 +9,7 @@ import pytest
 from cure_examples import Example
 
 from harness.backends import Emulator
-from harness.compiler import GraphView, Kind
+from harness.compiler import FindingKind, GraphView
 from harness.conversion import check
 from harness.conversion.masks import MASK_BEYOND, mask_findings
 from harness.model import Model, save_model
@@ -79,7 +79,7 @@ NOTHING = {
 
 def told(model: Model, precision: Precision | None) -> list[str]:
     found = mask_findings(model, GraphView(model), precision)
-    assert all((each.code, each.kind) == (MASK_BEYOND, Kind.RISKY) for each in found)
+    assert all((each.code, each.kind) == (MASK_BEYOND, FindingKind.RISKY) for each in found)
     return [each.explanation for each in found]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import Environment, Finding, Status, check_all, examine
+from harness.environments import DoctorFinding, Environment, Status, check_all, examine
 from harness.environments.doctor import check_environment
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
@@ -48,7 +48,7 @@ def test_an_interrupt_ends_the_checks_that_are_waiting(
     assert time.monotonic() - began < environment.limits.start / 2
 
 
-def findings(**options: bool) -> dict[str, Finding]:
+def findings(**options: bool) -> dict[str, DoctorFinding]:
     return {finding.area: finding for finding in examine(**options)}
 
 
@@ -72,7 +72,7 @@ def test_the_doctor_reads_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyP
     smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.159.03, 142771, 143771'\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert findings()["gpu"] == Finding(
+    assert findings()["gpu"] == DoctorFinding(
         "gpu", Status.OK, "GPU 0: NVIDIA H200, 139.4 GiB of 140.4 GiB free, driver 580.159.03"
     )
     smi.write_text('#!/bin/sh\necho "couldn\'t communicate with the NVIDIA driver"; exit 9\n')

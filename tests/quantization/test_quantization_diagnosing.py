@@ -15,8 +15,8 @@ from harness.errors import ModelError, UsageError
 from harness.model import Model, load_model
 from harness.quantization import (
     Format,
-    Kind,
     Method,
+    PairKind,
     QuantizationVerdict,
     Reason,
     Scale,
@@ -29,7 +29,7 @@ from harness.quantization import (
     quantize,
     with_scales,
 )
-from harness.quantization.calibration import observe
+from harness.quantization.calibration import observe_pairs
 from harness.quantization.editing import insert_pair
 from harness.quantization.outputs import Outputs
 from harness.quantization.ranking import candidates, rank
@@ -112,12 +112,12 @@ def test_many_pairs_are_ranked_by_a_few_inferences_much_as_each_of_them_alone():
     samples = [{"tokens": random.standard_normal((2, 24, 64)).astype(np.float32)} for _ in range(2)]
     model = quantize(reference, samples, unseen=[], method=Method.MAX).quantized
     clipped = next(
-        p.name for p in find_pairs(model) if p.name.startswith("l2_") and p.kind is Kind.ACTIVATION
+        p.name for p in find_pairs(model) if p.name.startswith("l2_") and p.kind is PairKind.ACTIVATION
     )
     model = rescaled(model, **{clipped: 0.1})
     pairs = find_pairs(model)
     outputs = Outputs(SwitchedModel(model, pairs, float_weights(model, pairs, reference)), samples[:1])
-    observed = observe(outputs.switched, samples[:1])
+    observed = observe_pairs(outputs.switched, samples[:1])
     ranking = rank(outputs, observed, {pair.name: candidates(pair, observed) for pair in pairs})
     assert ranking.inferences <= 18 < len(pairs)
     assert ranking.pairs[0].pair == clipped
@@ -266,7 +266,7 @@ def test_stored_weights_are_compared_with_those_of_the_reference():
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
     )
     found = diagnose_pairs(model, rows(16), reference=reference)
-    assert found.ranking["w_quantized"].kind is Kind.WEIGHT
+    assert found.ranking["w_quantized"].kind is PairKind.WEIGHT
     assert found.ranking["w_quantized"].reason is Reason.SATURATION
     assert found.repaired < 0.02 < 0.3 < found.before
     assert _error(found.repaired_model, reference, rows(16)[:2]) == pytest.approx(found.repaired, rel=1e-3)

@@ -13,8 +13,8 @@ from harness.errors import InputDataError, ModelError, UsageError
 from harness.model import Model, load_model
 from harness.quantization import (
     Format,
-    Kind,
     Method,
+    PairKind,
     Scale,
     find_pairs,
     multiply_adds,
@@ -113,7 +113,7 @@ def test_the_quantised_file_has_the_error_that_is_claimed_and_every_scale_is_sym
     assert found.chosen.share == 1
     for pair in find_pairs(found.quantized):
         assert pair.scale.zero_point is None
-        assert pair.scale.per_tensor is (pair.kind is Kind.ACTIVATION)
+        assert pair.scale.per_tensor is (pair.kind is PairKind.ACTIVATION)
     assert len(found.to_frame()) == 4 * len(found.tensors)
 
 
@@ -124,7 +124,7 @@ def test_the_other_formats_run_with_the_error_that_is_claimed(encoder, format):
     assert error(found.quantized, encoder, samples) == pytest.approx(found.chosen.error, rel=1e-3)
     bound = {Format.FP8: 0.06, Format.INT4: 0.1, Format.NVFP4: 0.15}[format]
     assert 0.01 < found.chosen.error < bound
-    weight = next(pair for pair in find_pairs(found.quantized) if pair.kind is Kind.WEIGHT)
+    weight = next(pair for pair in find_pairs(found.quantized) if pair.kind is PairKind.WEIGHT)
     assert weight.dtype == format.dtype
     if format is Format.NVFP4:  # what a block is scaled by fits into FP8, over one scale for all
         whole = weight.scale.values.max() / 448
@@ -173,7 +173,7 @@ def test_a_calibration_cache_is_written_and_gives_the_same_scales(residual, tmp_
     scales = read_cache(file)
     again = quantize(residual, images(2), unseen=[], method=Method.MAX, scales=scales)
     for pair in find_pairs(again.quantized):
-        if pair.kind is Kind.ACTIVATION:
+        if pair.kind is PairKind.ACTIVATION:
             assert pair.scale.values == scales[pair.tensor].values
     with pytest.raises(UsageError, match="none of the scales"):
         quantize(residual, images(2), scales={"elsewhere": scales["image"]})
@@ -225,7 +225,7 @@ def test_a_tensor_gets_another_method_where_that_is_better_on_samples_that_it_wa
             array[random.integers(64), 255] = 100
         samples.append(feeds)
     found = quantize(model, samples[:4], unseen=samples[4:])
-    chosen = {each.tensor: each.method for each in found.tensors if each.kind is Kind.ACTIVATION}
+    chosen = {each.tensor: each.method for each in found.tensors if each.kind is PairKind.ACTIVATION}
     assert chosen["kept"] in (Method.MAX, Method.MSE)
     assert chosen["unread"] in (Method.PERCENTILE, Method.ENTROPY)
     assert all(found.chosen.unseen < 0.8 * each.unseen for each in found.methods)
@@ -288,7 +288,7 @@ def test_single_tensors_keep_the_method_of_the_model_where_another_one_is_luck()
     model = load_model(unet(), name="unet")
     samples = pictures(8)
     found = quantize(model, samples[:4], unseen=samples[4:])
-    assert {each.method for each in found.tensors if each.kind is Kind.ACTIVATION} == {found.method}
+    assert {each.method for each in found.tensors if each.kind is PairKind.ACTIVATION} == {found.method}
     assert found.method is Method.MSE
 
 

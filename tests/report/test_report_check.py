@@ -12,16 +12,16 @@ import pytest
 from browser import browse, needs_browser, with_script
 from rich.console import Console
 
-from harness.compiler import RTX, Kind, NodeFacts
+from harness.compiler import RTX, FindingKind, NodeFacts
 from harness.conversion import (
     CheckReport,
     CheckResult,
+    CompileOutcome,
     EnvironmentResult,
     Finding,
     FixResult,
     FoundBy,
     NodeFate,
-    Outcome,
 )
 from harness.model import TensorInfo
 from harness.report import check_markdown, check_page, print_check
@@ -33,7 +33,7 @@ from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelL
 TOP = NodeFacts(3, "top", "TopK", inputs=(TensorInfo("x", "float32", (1, "n")),))
 
 
-def finding(kind: Kind, node: NodeFacts | None = TOP, code: str = "topk-limit", **fields) -> Finding:
+def finding(kind: FindingKind, node: NodeFacts | None = TOP, code: str = "topk-limit", **fields) -> Finding:
     return Finding(
         code,
         kind,
@@ -47,7 +47,7 @@ def finding(kind: Kind, node: NodeFacts | None = TOP, code: str = "topk-limit", 
 
 
 def engine(
-    name: str, *findings: Finding, outcome: Outcome = Outcome.BUILT, blocks: int = 0
+    name: str, *findings: Finding, outcome: CompileOutcome = CompileOutcome.BUILT, blocks: int = 0
 ) -> EnvironmentResult:
     kernels = tuple(
         Kernel(
@@ -73,7 +73,9 @@ def report_of(*environments: EnvironmentResult, rules: tuple[Finding, ...] = ())
 
 
 STOPPED = engine(
-    "old", finding(Kind.NOT_BUILT, said="it | failed", evidence=("line",)), outcome=Outcome.NOT_BUILT
+    "old",
+    finding(FindingKind.NOT_BUILT, said="it | failed", evidence=("line",)),
+    outcome=CompileOutcome.NOT_BUILT,
 )
 
 
@@ -92,11 +94,11 @@ def test_two_releases_stand_side_by_side() -> None:
     assert "x float32[1, n]" not in text
     assert "x float32[1, n]" in printed(report_of(STOPPED), details=True)
     assert "\nold builds 0 of 1; new builds 1 of 1\n" in text
-    assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(Kind.RISKY))))
+    assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(FindingKind.RISKY))))
 
 
 def test_what_could_not_be_asked_is_not_called_well() -> None:
-    unknown = report_of(engine("new", outcome=Outcome.UNKNOWN))
+    unknown = report_of(engine("new", outcome=CompileOutcome.UNKNOWN))
     assert "\nnew builds 0 of 1, 1 could not be asked about\n" in printed(unknown)
     assert [tone_of(report) for report in (unknown, report_of(engine("new")), report_of(STOPPED))] == [
         "calm",
@@ -106,7 +108,7 @@ def test_what_could_not_be_asked_is_not_called_well() -> None:
 
 
 def test_without_an_environment_the_page_says_how_to_ask_a_compiler() -> None:
-    text = printed(report_of(rules=(finding(Kind.NOT_BUILT),)))
+    text = printed(report_of(rules=(finding(FindingKind.NOT_BUILT),)))
     assert "By the rules, of 1 model 1 will not build" in text
     assert "harness env add rtx --install tensorrt-rtx" in text
     assert "no rule objects to it" in printed(report_of())
@@ -114,16 +116,16 @@ def test_without_an_environment_the_page_says_how_to_ask_a_compiler() -> None:
 
 def test_several_nodes_with_one_finding_share_its_lines() -> None:
     other, kind = NodeFacts(5, "second", "TopK"), NodeFacts(6, "third", "Sort")
-    risky = [finding(Kind.RISKY, node) for node in (TOP, other)]
+    risky = [finding(FindingKind.RISKY, node) for node in (TOP, other)]
     assert "top, second (TopK): K is limited" in printed(report_of(engine("new", *risky)))
-    stopping = [finding(Kind.REFUSED, node) for node in (TOP, other, kind)]
-    text = printed(report_of(engine("old", *stopping, outcome=Outcome.REFUSED)))
+    stopping = [finding(FindingKind.REFUSED, node) for node in (TOP, other, kind)]
+    text = printed(report_of(engine("old", *stopping, outcome=CompileOutcome.REFUSED)))
     assert "top, second (TopK): K is limited" in text
     assert "third (Sort)" in text
 
 
 def test_that_there_are_cures_is_said_of_what_stands_in_the_way_alone() -> None:
-    def said(kind: Kind, op: str, fix: FixResult | None = None) -> bool:
+    def said(kind: FindingKind, op: str, fix: FixResult | None = None) -> bool:
         node = replace(TOP, op=op)
         report = CheckReport(
             host_fingerprint(),
@@ -134,16 +136,16 @@ def test_that_there_are_cures_is_said_of_what_stands_in_the_way_alone() -> None:
         assert len({"There are cures for" in text for text in texts}) == 1
         return "There are cures for" in texts[0]
 
-    assert said(Kind.NOT_BUILT, "TopK")
-    assert said(Kind.DIFFERENT, "GridSample")
-    assert not said(Kind.RISKY, "TopK")
-    assert not said(Kind.REFUSED, "NonMaxSuppression")
-    assert not said(Kind.NOT_BUILT, "TopK", FixResult("m", None))
+    assert said(FindingKind.NOT_BUILT, "TopK")
+    assert said(FindingKind.DIFFERENT, "GridSample")
+    assert not said(FindingKind.RISKY, "TopK")
+    assert not said(FindingKind.REFUSED, "NonMaxSuppression")
+    assert not said(FindingKind.NOT_BUILT, "TopK", FixResult("m", None))
 
 
 def test_different_advice_has_a_line_of_its_own() -> None:
     nodes = [replace(TOP, name=name, index=place) for place, name in enumerate("abc")]
-    found = [finding(Kind.IMPROVABLE, node, "layernorm-decomposed") for node in nodes]
+    found = [finding(FindingKind.IMPROVABLE, node, "layernorm-decomposed") for node in nodes]
     found[1] = replace(found[1], advice="leave it")
     first, second = rows(CheckResult("m.onnx", "m", None, "0", 3, tuple(found)))
     assert [first.finding.advice, second.finding.advice] == ["split it", "leave it"]
@@ -152,9 +154,11 @@ def test_different_advice_has_a_line_of_its_own() -> None:
 
 def test_what_compilers_say_of_a_node_is_the_same_but_for_its_name() -> None:
     nodes = [NodeFacts(index, f"node{index}", "TopK") for index in range(9)]
-    stopping = [replace(finding(Kind.REFUSED, node), said=f"bad: {node.name} of TopK") for node in nodes]
+    stopping = [
+        replace(finding(FindingKind.REFUSED, node), said=f"bad: {node.name} of TopK") for node in nodes
+    ]
     stopping.append(replace(stopping[0], node=NodeFacts(9, "odd", "TopK"), said="another word"))
-    report = report_of(engine("old", *stopping, outcome=Outcome.REFUSED))
+    report = report_of(engine("old", *stopping, outcome=CompileOutcome.REFUSED))
     text = printed(report)
     assert "node0, node1, node2, node3, node4, node5 and 3 more (TopK)" in text
     assert "odd (TopK)" in text
@@ -165,7 +169,7 @@ def test_what_compilers_say_of_a_node_is_the_same_but_for_its_name() -> None:
 
 
 def test_markdown_has_a_table_and_escapes_what_compilers_say() -> None:
-    text = check_markdown(report_of(STOPPED, engine("new", finding(Kind.DIFFERENT))))
+    text = check_markdown(report_of(STOPPED, engine("new", finding(FindingKind.DIFFERENT))))
     assert "| m | ✗ NOT BUILT | ‼ DIFFERENT |" in text
     assert r"it \| failed" in text
 
@@ -228,6 +232,8 @@ def test_the_picture_of_a_thousand_kernels_folds_and_is_searched(tmp_path: Path)
 
 def test_what_pytorch_says_of_a_failed_export_is_in_the_headline() -> None:
     said = "nets.py:40: the dynamo exporter has no prims.bessel_j0.default"
-    made = Finding("export-failed", Kind.REFUSED, FoundBy.EXPORTER, said=said, advice="write it otherwise")
+    made = Finding(
+        "export-failed", FindingKind.REFUSED, FoundBy.EXPORTER, said=said, advice="write it otherwise"
+    )
     assert headline(Row(made, (), ())) == f"the model: {said}"
     assert not any(each.label == "export" for each in statements(Row(made, (), ())))

@@ -14,11 +14,11 @@ from simulated import SimulatedBuilder, choice
 
 from harness.search import Outcome
 from harness.tactics import (
+    DifferingLayer,
     Sample,
     TacticSearchOptions,
     TacticSearchResult,
     TacticVerdict,
-    Unit,
     builds_for,
     collect,
     find_bad_tactics,
@@ -299,7 +299,7 @@ def test_what_was_done_can_be_read() -> None:
 
 
 def test_a_unit_is_hashable_and_knows_its_sides() -> None:
-    unit = Unit("conv1", (choice(1, 0),), (choice(1, 1),))
+    unit = DifferingLayer("conv1", (choice(1, 0),), (choice(1, 1),))
     assert {unit: 1}[unit] == 1
     assert not unit.structural
-    assert Unit("conv1", (), (choice(1, 1),)).structural
+    assert DifferingLayer("conv1", (), (choice(1, 1),)).structural

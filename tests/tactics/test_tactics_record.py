@@ -16,9 +16,9 @@ from harness.backends import Plan
 from harness.case import BuildOptions
 from harness.errors import UsageError
 from harness.tactics import (
+    DifferingLayer,
     Sample,
     TacticRecord,
-    Unit,
     brief,
     compare_builds,
     differences,
@@ -170,7 +170,7 @@ class TestUnits:
         assert set(free) == {choice(0, 0), choice(1, 1), choice(2, 0)}
 
     def test_what_a_good_build_chose_is_not_suspected(self) -> None:
-        unit = Unit("conv1", (choice(1, 0),), (choice(1, 1),))
+        unit = DifferingLayer("conv1", (choice(1, 0),), (choice(1, 1),))
         assert is_suspect(unit, [record(choice(1, 0))])
         assert not is_suspect(unit, [record(choice(1, 0)), record(choice(1, 1))])
 

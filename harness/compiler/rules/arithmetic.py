@@ -1,6 +1,6 @@
 """Elementwise operators, and Range."""
 
-from harness.compiler.facts import Kind
+from harness.compiler.facts import FindingKind
 from harness.compiler.rules.types import MEASURED, Rule
 from harness.compiler.rules.view import NodeView
 
@@ -26,7 +26,7 @@ def _vector_times_stack(node: NodeView) -> bool:
 RULES = (
     Rule(
         "mod-float",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Mod",),
         _float_mod,
         "Mod of floats needs fmod = 1",
@@ -35,7 +35,7 @@ RULES = (
     ),
     Rule(
         "clip-int8",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Clip",),
         lambda node: node.dtype(0) == "int8",
         "int8 is not clipped",
@@ -44,7 +44,7 @@ RULES = (
     ),
     Rule(
         "celu-half",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Celu",),
         lambda node: node.dtype(0) in _HALF,
         "Celu is supported in float32 only",
@@ -53,7 +53,7 @@ RULES = (
     ),
     Rule(
         "range-half",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Range",),
         lambda node: node.output_dtype() in _HALF,
         "Range is supported in int32, int64 and float32 only",
@@ -62,7 +62,7 @@ RULES = (
     ),
     Rule(
         "range-computed",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Range",),
         _computed_float_range,
         "the bounds of a Range in float32 must be constants",
@@ -71,7 +71,7 @@ RULES = (
     ),
     Rule(
         "vector-times-stack",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("MatMul",),
         _vector_times_stack,
         "a vector times a stack of matrices is given the shape of a single product",

@@ -1,6 +1,6 @@
 """Attention, and what comes with it."""
 
-from harness.compiler.facts import Kind, Releases
+from harness.compiler.facts import FindingKind, Releases
 from harness.compiler.rules.types import MEASURED, Rule, always
 from harness.compiler.rules.view import NodeView
 from harness.worker.protocol import TENSORRT_RTX
@@ -58,7 +58,7 @@ def _is_plain(node: NodeView) -> bool:
 RULES = (
     Rule(
         "attention-outputs",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Attention",),
         lambda node: len(node.node.outputs) > 1,
         "only the first output is supported: no present key and value, and no product of query and key",
@@ -66,7 +66,7 @@ RULES = (
     ),
     Rule(
         "attention-softcap",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Attention",),
         lambda node: node.attribute("softcap") not in (None, 0.0),
         "softcap is not supported",
@@ -74,7 +74,7 @@ RULES = (
     ),
     Rule(
         "attention-softmax-precision",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Attention",),
         lambda node: node.attribute("softmax_precision") is not None,
         "softmax_precision is not supported",
@@ -82,7 +82,7 @@ RULES = (
     ),
     Rule(
         "attention-mask-causal",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Attention",),
         _masked_causal,
         "a mask and is_causal cannot be combined",
@@ -90,7 +90,7 @@ RULES = (
     ),
     Rule(
         "attention-value-size",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Attention",),
         _unequal,
         "key and value must have heads of the same size",
@@ -98,7 +98,7 @@ RULES = (
     ),
     Rule(
         "attention-kernel",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("Attention",),
         lambda node: _no_kernel(node) and not _is_plain(node),
         "there is a kernel for float16 and bfloat16 and heads of 64 and 128 only",
@@ -106,7 +106,7 @@ RULES = (
     ),
     Rule(
         "attention-kernel-plain",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("Attention",),
         lambda node: _no_kernel(node) and _is_plain(node),
         "there is a kernel for float16 and bfloat16 and heads of 64 and 128 only",
@@ -116,7 +116,7 @@ RULES = (
     ),
     Rule(
         "tensorscatter",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("TensorScatter",),
         lambda node: node.rank(0) not in (None, 4) or node.attribute("mode") not in (None, "linear"),
         "the cache must have four dimensions, and the mode must be linear",
@@ -124,7 +124,7 @@ RULES = (
     ),
     Rule(
         "swish-1.4",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Swish",),
         always,
         "the parser has no such operator",

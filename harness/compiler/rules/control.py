@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from harness.compiler.facts import Kind
+from harness.compiler.facts import FindingKind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 
@@ -22,7 +22,7 @@ def _other_ranks(node: NodeView) -> bool:
 RULES = (
     Rule(
         "if-ranks",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("If",),
         _other_ranks,
         "both branches must return tensors of the same rank",
@@ -32,7 +32,7 @@ RULES = (
     ),
     Rule(
         "rnn-layout",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("RNN", "GRU", "LSTM"),
         lambda node: node.attribute("layout") == 1,
         "layout is ignored: the batch axis is read as the axis of steps",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.compiler.facts import ANY, Kind, Releases
+from harness.compiler.facts import ANY, FindingKind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView, dtype_of
 from harness.worker.protocol import TENSORRT_RTX
@@ -65,7 +65,7 @@ def _double(node: NodeView) -> bool:
 RULES = (
     Rule(
         "dtype",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         (),
         _never,
         "an engine has no tensors of this type",
@@ -75,7 +75,7 @@ RULES = (
     ),
     Rule(
         "uint8",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         (),
         _uint8,
         "uint8 is supported only where a Cast reads an input of the model, or writes an output",
@@ -85,7 +85,7 @@ RULES = (
     ),
     Rule(
         "quantized-cast",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         (),
         _quantized,
         "FP8, FP4 and INT4 tensors are supported only between QuantizeLinear and DequantizeLinear, and not by a Cast",
@@ -94,7 +94,7 @@ RULES = (
     ),
     Rule(
         "int8-constant",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         (),
         _int8_constant,
         "only DequantizeLinear reads a constant of type int8",
@@ -103,7 +103,7 @@ RULES = (
     ),
     Rule(
         "int8-arithmetic",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         (),
         _int8_arithmetic,
         "int8 is computed with only between QuantizeLinear and DequantizeLinear",
@@ -113,7 +113,7 @@ RULES = (
     ),
     Rule(
         "double",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         (),
         _double,
         "float64 is computed in float32, and what does not fit is clamped to the largest float32",

@@ -1,6 +1,6 @@
 """Scatter, gather, top K, one-hot, slices and the like: what is selected, and where it is written."""
 
-from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.facts import RTX, FindingKind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, DOCUMENTED, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 from harness.worker.protocol import TENSORRT
@@ -25,7 +25,7 @@ def _is_open(node: NodeView, position: int) -> bool:
 RULES = (
     Rule(
         "topk-limit",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("TopK",),
         _many,
         f"K is limited to {MOST_TOP}",
@@ -35,7 +35,7 @@ RULES = (
     ),
     Rule(
         "scatter-reduction",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("ScatterND", "ScatterElements"),
         _reduces,
         "the parser supports no reduction",
@@ -44,7 +44,7 @@ RULES = (
     ),
     Rule(
         "scatternd-reduction",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("ScatterND",),
         _reduces,
         "the parser supports no reduction",
@@ -54,7 +54,7 @@ RULES = (
     ),
     Rule(
         "scatter-reduction-ignored",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("ScatterND", "ScatterElements"),
         _reduces,
         "the reduction is ignored: what is written last replaces what was there",
@@ -65,7 +65,7 @@ RULES = (
     ),
     Rule(
         "trilu-upper",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("Trilu",),
         lambda node: node.attribute("upper") is None,
         "upper defaults to 1, but is read as 0 where it is left out: the lower triangle is kept",
@@ -76,7 +76,7 @@ RULES = (
     ),
     Rule(
         "onehot-depth",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("OneHot",),
         lambda node: not node.is_constant(1),
         "the depth must be a constant",
@@ -86,7 +86,7 @@ RULES = (
     ),
     Rule(
         "eyelike-shape",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("EyeLike",),
         lambda node: _is_open(node, 0),
         "the size must be known when the engine is built",
@@ -96,7 +96,7 @@ RULES = (
     ),
     Rule(
         "cumsum-axis",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("CumSum",),
         lambda node: not node.is_constant(1),
         "the axis must be a constant",

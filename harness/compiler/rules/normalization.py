@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.facts import RTX, FindingKind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import GraphView, NodeView, shape_of
 from harness.model import Model
@@ -187,7 +187,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 RULES = (
     Rule(
         "layernorm-decomposed",
-        Kind.IMPROVABLE,
+        FindingKind.IMPROVABLE,
         ("Sqrt", "Pow"),
         _is_written_out,
         "a normalization written in primitives squares in the precision under test, and overflows there first",
@@ -198,7 +198,7 @@ RULES = (
     ),
     Rule(
         "layernorm-outputs",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("LayerNormalization",),
         lambda node: len(node.node.outputs) > 1,
         "only the first output is supported",
@@ -208,7 +208,7 @@ RULES = (
     ),
     Rule(
         "batchnorm-training",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("BatchNormalization",),
         _trains,
         "batch normalization in training mode is not supported",
@@ -217,7 +217,7 @@ RULES = (
     ),
     Rule(
         "dropout-training",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Dropout",),
         _drops,
         "training_mode must be a constant false",

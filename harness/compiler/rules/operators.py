@@ -5,7 +5,7 @@ from functools import cache
 
 import onnx.defs
 
-from harness.compiler.facts import Kind
+from harness.compiler.facts import FindingKind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule, always
 from harness.compiler.rules.view import NodeView
 
@@ -83,7 +83,7 @@ _PLUGIN = "register the plugin, or export with operators of ONNX"
 RULES = (
     Rule(
         "operator",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _NEITHER,
         always,
         "the parser has no such operator",
@@ -93,7 +93,7 @@ RULES = (
     ),
     Rule(
         "operator-rtx",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _RTX_ONLY,
         always,
         "the parser has no such operator, or only by a plugin that TensorRT for RTX does not come with",
@@ -102,7 +102,7 @@ RULES = (
     ),
     Rule(
         "nms-rtx",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("NonMaxSuppression",),
         always,
         "the parser takes it, and the builder of TensorRT for RTX has no implementation",
@@ -111,7 +111,7 @@ RULES = (
     ),
     Rule(
         "sequence",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _SEQUENCES,
         always,
         "there are no sequences and optionals in an engine",
@@ -121,7 +121,7 @@ RULES = (
     ),
     Rule(
         "domain",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         (),
         lambda node: bool(node.domain) and not _is_taken_by_name(node) and node.op not in _TRT_OWN,
         "an operator of another domain than ONNX's needs a plugin of that name",
@@ -130,7 +130,7 @@ RULES = (
     ),
     Rule(
         "domain-ignored",
-        Kind.RISKY,
+        FindingKind.RISKY,
         (),
         lambda node: bool(node.domain) and _is_taken_by_name(node),
         "parsers do not read the domain: it is taken for ONNX's operator of that name",
@@ -140,7 +140,7 @@ RULES = (
     ),
     Rule(
         "unknown-operator",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         (),
         _unknown,
         "ONNX has no operator of this name, so a parser looks for a plugin",
@@ -150,7 +150,7 @@ RULES = (
     ),
     Rule(
         "newer-operator",
-        Kind.RISKY,
+        FindingKind.RISKY,
         (),
         lambda node: not node.domain and _since().get(node.op, 0) > node.opset,
         "the operator is newer than the model's operator set: parsers take it by its name, ONNX Runtime does not",

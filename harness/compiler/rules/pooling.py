@@ -1,6 +1,6 @@
 """Pooling and convolution."""
 
-from harness.compiler.facts import RTX, Kind
+from harness.compiler.facts import RTX, FindingKind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 
@@ -35,7 +35,7 @@ def _drops_window(node: NodeView) -> bool:
 RULES = (
     Rule(
         "pool-dilations",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _POOLS,
         _dilated,
         "dilations other than 1 are not supported",
@@ -45,7 +45,7 @@ RULES = (
     ),
     Rule(
         "maxpool-indices",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("MaxPool",),
         lambda node: 1 in node.used,
         "the output Indices is not supported",
@@ -55,7 +55,7 @@ RULES = (
     ),
     Rule(
         "maxpool-ceil",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("MaxPool",),
         _drops_window,
         "ceil_mode adds a window that starts behind the input, which ONNX leaves out: the output is larger by one",
@@ -65,7 +65,7 @@ RULES = (
     ),
     Rule(
         "lppool-order",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("LpPool", "GlobalLpPool", "LpNormalization"),
         lambda node: node.attribute("p") not in (None, 1, 2),
         "p must be 1 or 2",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.facts import RTX, FindingKind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, DOCUMENTED, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView, dtype_of
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
@@ -52,7 +52,7 @@ def _from_quantize(node: NodeView) -> bool:
 RULES = (
     Rule(
         "zero-point",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _QDQ,
         _shifted,
         "zero points must be 0",
@@ -62,7 +62,7 @@ RULES = (
     ),
     Rule(
         "zero-point-computed",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         _QDQ,
         _open_point,
         "the zero point must be a constant",
@@ -72,7 +72,7 @@ RULES = (
     ),
     Rule(
         "dequantize-uint8",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("DequantizeLinear",),
         lambda node: node.dtype(0) == "uint8" and not _from_quantize(node),
         "uint8 is not dequantized",
@@ -82,7 +82,7 @@ RULES = (
     ),
     Rule(
         "dequantize-int32",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("DequantizeLinear",),
         lambda node: node.dtype(0) == "int32",
         "int32 is not dequantized: a bias belongs in float",
@@ -93,7 +93,7 @@ RULES = (
     ),
     Rule(
         "quantize-uint8",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("QuantizeLinear",),
         _to_uint8,
         "uint8 with a zero point of 0 becomes INT8: what lies above 127 saturates there, and -3 is read as 253",
@@ -104,7 +104,7 @@ RULES = (
     ),
     Rule(
         "quantize-uint8-8.6",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("QuantizeLinear",),
         _to_uint8,
         "a tensor of uint8 comes from a Cast only",
@@ -114,7 +114,7 @@ RULES = (
     ),
     Rule(
         "conv-int8",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         ("Conv", "ConvTranspose"),
         lambda node: all(_dequantized_int8(node, position) for position in (0, 1)),
         "convolutions of INT8 are not built by these releases",
@@ -124,7 +124,7 @@ RULES = (
     ),
     Rule(
         "quantize-odd",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _QDQ,
         _odd,
         "types of 4 bits need an even number of elements",

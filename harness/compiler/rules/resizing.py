@@ -1,6 +1,6 @@
 """Resize and GridSample."""
 
-from harness.compiler.facts import Kind, Releases
+from harness.compiler.facts import FindingKind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
@@ -23,7 +23,7 @@ def _computed_scales(node: NodeView) -> bool:
 RULES = (
     Rule(
         "resize-scales",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Resize", "Upsample"),
         _computed_scales,
         "the scales must be a constant",
@@ -32,7 +32,7 @@ RULES = (
     ),
     Rule(
         "resize-antialias",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Resize",),
         lambda node: node.attribute("antialias") == 1,
         "antialias is not supported",
@@ -41,7 +41,7 @@ RULES = (
     ),
     Rule(
         "resize-transformation",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Resize",),
         lambda node: node.attribute("coordinate_transformation_mode") not in _TRANSFORMATIONS,
         "this coordinate_transformation_mode is not supported",
@@ -51,7 +51,7 @@ RULES = (
     ),
     Rule(
         "resize-aspect",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Resize",),
         lambda node: node.attribute("keep_aspect_ratio_policy") not in (None, "stretch"),
         "keep_aspect_ratio_policy must be stretch",
@@ -60,7 +60,7 @@ RULES = (
     ),
     Rule(
         "gridsample-linear",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("GridSample",),
         lambda node: node.attribute("mode") == "linear",
         "mode linear of opset 20 is read as nearest",
@@ -70,7 +70,7 @@ RULES = (
     ),
     Rule(
         "gridsample-cubic",
-        Kind.DIFFERENT,
+        FindingKind.DIFFERENT,
         ("GridSample",),
         lambda node: node.attribute("mode") == "cubic",
         "mode cubic of opset 20 is read as nearest",
@@ -82,7 +82,7 @@ RULES = (
     ),
     Rule(
         "gridsample-volume",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("GridSample",),
         lambda node: node.rank(0) not in (None, 4),
         "only images are sampled, not volumes",

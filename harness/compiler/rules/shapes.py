@@ -1,6 +1,6 @@
 """What must be known when an engine is built: axes of reductions, of Squeeze and Unsqueeze, and the like."""
 
-from harness.compiler.facts import Kind
+from harness.compiler.facts import FindingKind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView
 
@@ -25,7 +25,7 @@ def _not_folded(node: NodeView) -> bool:
 RULES = (
     Rule(
         "reduce-axes",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _REDUCTIONS,
         _not_folded,
         "the axes must be a constant",
@@ -35,7 +35,7 @@ RULES = (
     ),
     Rule(
         "squeeze-axes",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("Squeeze", "Unsqueeze"),
         _computed,
         "the axes must be a constant",
@@ -45,7 +45,7 @@ RULES = (
     ),
     Rule(
         "reduce-bool",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         _REDUCTIONS,
         lambda node: node.dtype(0) == "bool",
         "bool is not reduced",
@@ -55,7 +55,7 @@ RULES = (
     ),
     Rule(
         "stft-step",
-        Kind.REFUSED,
+        FindingKind.REFUSED,
         ("STFT",),
         lambda node: not node.is_constant(1),
         "frame_step must be a constant",

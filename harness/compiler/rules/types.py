@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.compiler.facts import RTX, Kind, NodeFacts, Releases
+from harness.compiler.facts import RTX, FindingKind, NodeFacts, Releases
 from harness.compiler.rules.view import GraphView, NodeView
 from harness.worker.protocol import TENSORRT
 
@@ -37,7 +37,7 @@ class Rule:
     """
 
     code: str
-    kind: Kind
+    kind: FindingKind
     ops: tuple[str, ...]
     when: Callable[[NodeView], bool] | None
     explanation: str

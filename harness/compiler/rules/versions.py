@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.facts import RTX, FindingKind, Releases
 from harness.compiler.rules.types import Rule
 from harness.compiler.rules.view import GraphView, NodeView, dtype_of, shape_of
 from harness.worker.protocol import TENSORRT
@@ -19,7 +19,7 @@ _LIMITS = ((13, "8.0", "8.2"), (17, "8.4", "8.6"), (19, "9.0", "9.3"), (20, "10.
 def _above(opset: int, first: str, last: str) -> Rule:
     return Rule(
         f"opset-{opset}",
-        Kind.RISKY,
+        FindingKind.RISKY,
         (),
         None,
         f"operator sets after {opset} are not documented for these releases",
@@ -84,7 +84,7 @@ RULES = (
     *(_above(*limit) for limit in _LIMITS),
     Rule(
         TF32,
-        Kind.RISKY,
+        FindingKind.RISKY,
         (),
         None,
         "products of FP32 are computed in TF32, unless it is turned off: a relative error of 3e-4",
@@ -96,7 +96,7 @@ RULES = (
     ),
     Rule(
         "dynamic-axes",
-        Kind.IMPROVABLE,
+        FindingKind.IMPROVABLE,
         (),
         None,
         "the batch and another axis are dynamic at once: an engine is tuned for one size of both",
@@ -107,7 +107,7 @@ RULES = (
     ),
     Rule(
         "contradictory-sizes",
-        Kind.NOT_BUILT,
+        FindingKind.NOT_BUILT,
         (),
         None,
         "dynamic axes of one name are given different sizes, and a compiler takes one name for one size",
@@ -118,7 +118,7 @@ RULES = (
     ),
     Rule(
         "bool-border",
-        Kind.RISKY,
+        FindingKind.RISKY,
         (),
         None,
         "an input or an output is bool: before TensorRT 8.4 a Cast takes none, and Slice or Expand of one is not built",
@@ -130,7 +130,7 @@ RULES = (
     ),
     Rule(
         BAKED_SIZE,
-        Kind.RISKY,
+        FindingKind.RISKY,
         ("Reshape", "Tile", "Expand"),
         _is_baked,
         "the sizes are constants, although those of the input are dynamic: it is right for one size only",

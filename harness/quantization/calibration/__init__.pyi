@@ -2,11 +2,11 @@ from .caches import read_cache as read_cache
 from .caches import write_cache as write_cache
 from .histograms import Histogram as Histogram
 from .histograms import Introduced as Introduced
-from .histograms import Observed as Observed
+from .histograms import PairStatistics as PairStatistics
 from .histograms import histogram_of as histogram_of
 from .histograms import introduced as introduced
 from .histograms import merged as merged
-from .histograms import observe as observe
+from .histograms import observe_pairs as observe_pairs
 from .methods import choose_methods as choose_methods
 from .scales import Curve as Curve
 from .scales import curve as curve

@@ -16,7 +16,7 @@ import numpy as np
 from harness.errors import InputDataError
 from harness.model import Model
 from harness.quantization.pairs import find_pairs
-from harness.quantization.types import Kind, Scale
+from harness.quantization.types import PairKind, Scale
 from harness.tensors import write_text
 
 HEADER = "TRT-8600-EntropyCalibration2"
@@ -62,7 +62,7 @@ def write_cache(path: Path, model: Model) -> None:
     scales: Mapping[str, float] = {
         pair.tensor: pair.scale.largest
         for pair in find_pairs(model)
-        if pair.kind is Kind.ACTIVATION and pair.dtype == "int8" and pair.scale.per_tensor
+        if pair.kind is PairKind.ACTIVATION and pair.dtype == "int8" and pair.scale.per_tensor
     }
     if not scales:
         raise InputDataError(

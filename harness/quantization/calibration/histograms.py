@@ -21,7 +21,7 @@ from harness.quantization.arithmetic import (
     thinned,
 )
 from harness.quantization.switched import BUDGET, Setting, SwitchedModel
-from harness.quantization.types import Kind, QdqPair, Scale
+from harness.quantization.types import PairKind, QdqPair, Scale
 from harness.tensors import NEVER
 
 BINS = 2048
@@ -180,7 +180,7 @@ def introduced(values: np.ndarray, scale: Scale, dtype: str) -> Introduced:
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class PairStatistics:
     """The tensors of all pairs over all samples.
 
     Args:
@@ -194,7 +194,7 @@ class Observed:
     kept: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, metadata=NEVER)
 
 
-def observe(switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]) -> Observed:
+def observe_pairs(switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]) -> PairStatistics:
     """Look at what each pair reads when no pair quantises, over all samples.
 
     Raises:
@@ -205,15 +205,15 @@ def observe(switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]
     errors: dict[str, Introduced] = {}
     kept: dict[str, np.ndarray] = {}
     for pair, values in _tensors(switched, samples):
-        axis = pair.channel_axis if pair.kind is Kind.WEIGHT else _activation_axis(switched, pair)
+        axis = pair.channel_axis if pair.kind is PairKind.WEIGHT else _activation_axis(switched, pair)
         histograms[pair.name] = merged(histograms.get(pair.name), histogram_of(values, axis))
         looked_at, scale = values, pair.scale
-        if pair.kind is Kind.WEIGHT:
+        if pair.kind is PairKind.WEIGHT:
             looked_at, scale = thinned(values, scale, axis)
         errors[pair.name] = errors.get(pair.name, Introduced()) + introduced(looked_at, scale, pair.dtype)
         if pair.name not in kept:
-            kept[pair.name] = values if pair.kind is Kind.WEIGHT else _share(values)
-    return Observed(histograms, errors, kept)
+            kept[pair.name] = values if pair.kind is PairKind.WEIGHT else _share(values)
+    return PairStatistics(histograms, errors, kept)
 
 
 def _share(values: np.ndarray) -> np.ndarray:
@@ -225,11 +225,11 @@ def _tensors(
     switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]
 ) -> Iterator[tuple[QdqPair, np.ndarray]]:
     for pair in switched.pairs:
-        if pair.kind is Kind.WEIGHT:
+        if pair.kind is PairKind.WEIGHT:
             yield pair, switched.weights[pair.name]
     computed: dict[str, list[QdqPair]] = {}
     for pair in switched.pairs:
-        if pair.kind is Kind.ACTIVATION:
+        if pair.kind is PairKind.ACTIVATION:
             computed.setdefault(pair.tensor, []).append(pair)
     off = Setting(off=frozenset(pair.name for pair in switched.pairs))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.quantization.calibration.histograms import Observed, observe
+from harness.quantization.calibration.histograms import PairStatistics, observe_pairs
 from harness.quantization.outputs import Outputs
 from harness.quantization.switched import Setting
 from harness.quantization.types import Method, Scale
@@ -48,7 +48,7 @@ class _Fold:
 
 def choose_methods(
     outputs: Outputs,
-    scales_of: Callable[[Observed], Scales],
+    scales_of: Callable[[PairStatistics], Scales],
     errors: Mapping[str, Mapping[Method, float]],
     groups: Sequence[Sequence[str]],
 ) -> tuple[Method, Choice]:
@@ -113,16 +113,16 @@ def _improved(folds: Sequence[_Fold], chosen: Choice, groups: Sequence[Sequence[
     return chosen
 
 
-def _folds(outputs: Outputs, scales_of: Callable[[Observed], Scales]) -> tuple[_Fold, ...]:
+def _folds(outputs: Outputs, scales_of: Callable[[PairStatistics], Scales]) -> tuple[_Fold, ...]:
     """Each half of the samples with the scales of the other one; of a single sample itself."""
     switched = outputs.switched
     samples, expected = outputs.samples, outputs.expected
     half = len(samples) // 2
     if not half:
-        return (_Fold(outputs, scales_of(observe(switched, samples))),)
+        return (_Fold(outputs, scales_of(observe_pairs(switched, samples))),)
     found = []
     for mine, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
-        seen = scales_of(observe(switched, samples[mine]))
+        seen = scales_of(observe_pairs(switched, samples[mine]))
         most = slice(MOST_SAMPLES // 2)
         found.append(_Fold(Outputs(switched, samples[others][most], expected[others][most]), seen))
     return tuple(found)

@@ -23,7 +23,7 @@ from harness.quantization.arithmetic import (
     two_levels,
 )
 from harness.quantization.calibration.histograms import BINS, Histogram
-from harness.quantization.types import Kind, Method, QdqPair, Scale
+from harness.quantization.types import Method, PairKind, QdqPair, Scale
 
 PERCENTILE = 99.99
 LEVELS = 128
@@ -197,7 +197,7 @@ def scale_for(
         method: how.
         per_channel: whether a weight gets a scale a channel; None: if it has more than one now.
     """
-    if pair.kind is Kind.ACTIVATION:
+    if pair.kind is PairKind.ACTIVATION:
         return activation_scale(pair, histogram, method)
     if pair.scale.block_size:
         return weight_scale(

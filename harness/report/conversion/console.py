@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult, Outcome
+from harness.conversion import CheckReport, CheckResult, CompileOutcome, EnvironmentResult, FixResult
 from harness.report.conversion import cures, view
 from harness.report.words import TONES, is_plain, make_table, print_statements, say
 from harness.text import names, plural
@@ -14,7 +14,7 @@ from harness.text import names, plural
 MOST_FINDINGS = 20
 _DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "by", "alone", "try"})
 """Statements that are shown without --details."""
-_PARTS = {True: Outcome.BUILT, False: Outcome.REFUSED, None: Outcome.UNKNOWN}
+_PARTS = {True: CompileOutcome.BUILT, False: CompileOutcome.REFUSED, None: CompileOutcome.UNKNOWN}
 
 
 def print_check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.conversion import AppliedCure, FixResult, LeftOut, Outcome, Proof
+from harness.conversion import AppliedCure, CompileOutcome, FixResult, LeftOut, Proof
 from harness.report.words import Look, Statement
 from harness.text import names, number, plural
 
@@ -40,8 +40,8 @@ def fix_answer(fix: FixResult) -> str:
         why = f"{plural(len(fix.left_out), 'cure')} left out" if fix.left_out else "no cure applies"
         return f"Nothing was written: {why}"
     text = f"Wrote {fix.file} with {plural(len(fix.applied), 'cure')}"
-    built = [each.environment for each in fix.environments if each.outcome is Outcome.BUILT]
-    others = [each.environment for each in fix.environments if each.outcome is not Outcome.BUILT]
+    built = [each.environment for each in fix.environments if each.outcome is CompileOutcome.BUILT]
+    others = [each.environment for each in fix.environments if each.outcome is not CompileOutcome.BUILT]
     if not fix.environments:
         return f"{text}, proved on the reference alone: no compiler was asked"
     parts = [f"{names(built)} {'builds' if len(built) == 1 else 'build'} it"] if built else []

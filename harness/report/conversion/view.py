@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from harness.compiler import Kind, NodeFacts, Releases
+from harness.compiler import FindingKind, NodeFacts, Releases
 from harness.conversion import (
     CURES,
     Change,
     CheckReport,
     CheckResult,
+    CompileOutcome,
     EnvironmentResult,
     Finding,
     FoundBy,
     KernelChange,
     KernelTimes,
-    Outcome,
     changes_between,
     movement,
 )
@@ -29,26 +29,26 @@ HOW_TO_ASK = command("harness", "env", "add", "rtx", "--install", "tensorrt-rtx=
 MOST_EVIDENCE = 6  # lines
 
 LOOKS = {
-    Kind.REFUSED: Look("✗", "x", "REFUSED", "bold red", "bad", 5),
-    Kind.NOT_BUILT: Look("✗", "x", "NOT BUILT", "bold red", "bad", 4),
-    Kind.DIFFERENT: Look("‼", "!", "DIFFERENT", "bold red", "bad", 3),
-    Kind.RISKY: Look("●", "*", "risky", "yellow", "calm", 2),
-    Kind.IMPROVABLE: Look("○", "o", "improvable", "cyan", "quiet", 1),
+    FindingKind.REFUSED: Look("✗", "x", "REFUSED", "bold red", "bad", 5),
+    FindingKind.NOT_BUILT: Look("✗", "x", "NOT BUILT", "bold red", "bad", 4),
+    FindingKind.DIFFERENT: Look("‼", "!", "DIFFERENT", "bold red", "bad", 3),
+    FindingKind.RISKY: Look("●", "*", "risky", "yellow", "calm", 2),
+    FindingKind.IMPROVABLE: Look("○", "o", "improvable", "cyan", "quiet", 1),
 }
 OUTCOMES = {
-    Outcome.BUILT: Look("✓", "+", "builds", "green", "good", 0),
-    Outcome.REFUSED: LOOKS[Kind.REFUSED],
-    Outcome.NOT_BUILT: LOOKS[Kind.NOT_BUILT],
-    Outcome.UNKNOWN: Look("●", "*", "not known", "yellow", "calm", 2),
+    CompileOutcome.BUILT: Look("✓", "+", "builds", "green", "good", 0),
+    CompileOutcome.REFUSED: LOOKS[FindingKind.REFUSED],
+    CompileOutcome.NOT_BUILT: LOOKS[FindingKind.NOT_BUILT],
+    CompileOutcome.UNKNOWN: Look("●", "*", "not known", "yellow", "calm", 2),
 }
 ERROR = Look("‼", "!", "ERROR", "bold red", "bad", 6)
 """Of a model that could not be checked."""
 _UNEXPLAINED = {
-    Kind.REFUSED: "the parser refuses it",
-    Kind.NOT_BUILT: "the builder makes no engine of it",
-    Kind.DIFFERENT: "it computes something else",
-    Kind.RISKY: "the compiler could not be asked",
-    Kind.IMPROVABLE: "it could be better",
+    FindingKind.REFUSED: "the parser refuses it",
+    FindingKind.NOT_BUILT: "the builder makes no engine of it",
+    FindingKind.DIFFERENT: "it computes something else",
+    FindingKind.RISKY: "the compiler could not be asked",
+    FindingKind.IMPROVABLE: "it could be better",
 }
 _FAILED = {
     "crashed": "the compiler crashes on it",
@@ -85,7 +85,7 @@ def rows(result: CheckResult) -> tuple[Row, ...]:
     """The findings of a model, the worst first: the same one of several environments, or of several nodes, once."""
     if not result.environments:
         return _merged(Row(finding, (), ()) for finding in result.findings)
-    found: dict[tuple[str, str, Kind, bool], list[tuple[str, Finding]]] = {}
+    found: dict[tuple[str, str, FindingKind, bool], list[tuple[str, Finding]]] = {}
     for environment in result.environments:
         for finding in environment.findings:
             node = finding.node.name if finding.node else ""
@@ -190,8 +190,8 @@ def expectation_lines(result: CheckResult) -> Iterator[str]:
 
 def where(row: Row) -> str:
     """`rtx-1.4; not on rtx-1.7, which builds the model`."""
-    built = [each.environment for each in row.spared if each.outcome is Outcome.BUILT]
-    others = [each.environment for each in row.spared if each.outcome is not Outcome.BUILT]
+    built = [each.environment for each in row.spared if each.outcome is CompileOutcome.BUILT]
+    others = [each.environment for each in row.spared if each.outcome is not CompileOutcome.BUILT]
     text = names(row.environments)
     if built:
         verb = "builds" if len(built) == 1 else "build"
@@ -232,27 +232,27 @@ def environment_text(result: EnvironmentResult) -> str:
 def outcome_text(result: EnvironmentResult) -> str:
     """`builds: 12 kernels in 0.8 s`, or how many nodes stand in the way."""
     report = result.report
-    if result.outcome is Outcome.BUILT:
+    if result.outcome is CompileOutcome.BUILT:
         kernels = "" if report.kernels is None else f": {plural(len(report.kernels.kernels), 'kernel')}"
-        different = sum(finding.kind is Kind.DIFFERENT for finding in result.findings)
+        different = sum(finding.kind is FindingKind.DIFFERENT for finding in result.findings)
         text = f"builds{kernels}, compiled in {duration(report.parse_seconds + report.build_seconds)}"
         return f"{text}; {plural(different, 'node')} computed differently" if different else text
     not_asked = sum(finding.is_not_asked for finding in result.findings)
-    stops = (Kind.REFUSED, Kind.NOT_BUILT)
+    stops = (FindingKind.REFUSED, FindingKind.NOT_BUILT)
     stopped = sum(finding.kind in stops for finding in result.findings) - not_asked
     rules = f", by the rules {not_asked} more" if not_asked else ""
     rest = "" if result.complete else ", and what is left was not seen to build"
-    if result.outcome is Outcome.UNKNOWN:
+    if result.outcome is CompileOutcome.UNKNOWN:
         return "could not be asked" if result.started else "does not start"
-    verb = "refuses" if result.outcome is Outcome.REFUSED else "does not build"
+    verb = "refuses" if result.outcome is CompileOutcome.REFUSED else "does not build"
     return f"{verb} {plural(stopped, 'node')}{rules}{rest}"
 
 
 def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -> Look:
     """How the outcome of a model is shown: in an environment, or as far as rules know, or that it has none."""
     if environment is not None:
-        if environment.outcome is Outcome.BUILT and _has(environment.findings, Kind.DIFFERENT):
-            return LOOKS[Kind.DIFFERENT]
+        if environment.outcome is CompileOutcome.BUILT and _has(environment.findings, FindingKind.DIFFERENT):
+            return LOOKS[FindingKind.DIFFERENT]
         return OUTCOMES[environment.outcome]
     if result.error is not None:
         return ERROR
@@ -277,7 +277,7 @@ def check_errors(report: CheckReport) -> Iterator[str]:
             yield "\n".join([f"error: {result.error}", *map("  {}".format, result.evidence[-MOST_EVIDENCE:])])
 
 
-def _has(findings: Iterable[Finding], *kinds: Kind) -> bool:
+def _has(findings: Iterable[Finding], *kinds: FindingKind) -> bool:
     return any(finding.kind in kinds for finding in findings)
 
 
@@ -300,7 +300,7 @@ def answer(report: CheckReport) -> str:
 def tone_of(report: CheckReport) -> str:
     """The tone of the answer: `bad` where something fails, `calm` where a compiler could not be asked."""
     outcomes = {each.outcome for result in report.results for each in result.environments}
-    calm = "calm" if Outcome.UNKNOWN in outcomes else "good"
+    calm = "calm" if CompileOutcome.UNKNOWN in outcomes else "good"
     return "bad" if any(result.fails for result in report.results) else calm
 
 
@@ -309,13 +309,16 @@ def _answer(report: CheckReport) -> str:
     results = [each for each in models if each.error is None or each.environments]
     count = plural(len(results), "model")
     if not any(result.environments for result in results):
-        stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
-        different = sum(_has(result.findings, Kind.DIFFERENT) for result in results)
+        stopped = sum(_has(result.findings, FindingKind.REFUSED, FindingKind.NOT_BUILT) for result in results)
+        different = sum(_has(result.findings, FindingKind.DIFFERENT) for result in results)
         if not stopped + different:
             minor = [finding.kind for result in results for finding in result.findings]
             if not minor:
                 return f"By the rules, there is no known problem in {count}"
-            each = {"risk": minor.count(Kind.RISKY), "improvement": minor.count(Kind.IMPROVABLE)}
+            each = {
+                "risk": minor.count(FindingKind.RISKY),
+                "improvement": minor.count(FindingKind.IMPROVABLE),
+            }
             known = " and ".join(plural(number, word) for word, number in each.items() if number)
             return f"By the rules, nothing fails in {count}: {known}"
         text = (
@@ -326,11 +329,11 @@ def _answer(report: CheckReport) -> str:
     every = [each for result in results for each in result.environments]
     for name in dict.fromkeys(each.environment for each in every):
         here = [each for each in every if each.environment == name]
-        built = [each for each in here if each.outcome is Outcome.BUILT]
-        wrong = sum(_has(each.findings, Kind.DIFFERENT) for each in built)
+        built = [each for each in here if each.outcome is CompileOutcome.BUILT]
+        wrong = sum(_has(each.findings, FindingKind.DIFFERENT) for each in built)
         started = any(each.started for each in here)
         text = f"{name} builds {len(built)} of {len(here)}" if started else f"{name} does not start"
-        unknown = sum(each.outcome is Outcome.UNKNOWN for each in here) if started else 0
+        unknown = sum(each.outcome is CompileOutcome.UNKNOWN for each in here) if started else 0
         more = [f"{wrong} of them silently different"] if wrong else []
         more += [f"{unknown} could not be asked about"] if unknown else []
         texts.append(", ".join([text, *more]))

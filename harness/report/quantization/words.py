@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from harness.quantization import UNEVEN as UNEVEN_CHANNELS
 from harness.quantization import (
     Format,
-    Kind,
     PairError,
+    PairKind,
     QuantizationDiagnosis,
     QuantizationVerdict,
     QuantizedKernels,
@@ -73,7 +73,7 @@ def why(pair: PairError) -> str:
 
 def advice(pair: PairError) -> str:
     """What else to do about a pair than another scale; empty if there is nothing."""
-    uneven = pair.kind is Kind.ACTIVATION and pair.channel_ratio > UNEVEN
+    uneven = pair.kind is PairKind.ACTIVATION and pair.channel_ratio > UNEVEN
     if not uneven or pair.reason not in (Reason.RANGE, Reason.FORMAT):
         return ""
     return (

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import check_rules
-from harness.compiler import RULES, GraphView, Kind, match_rules
+from harness.compiler import RULES, FindingKind, GraphView, match_rules
 from harness.model import Model, load_model
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
@@ -347,7 +347,7 @@ def test_each_rule_has_a_code_of_its_own_and_says_why_whence_and_where() -> None
     for rule in RULES:
         assert all((rule.explanation, rule.source, rule.releases)), rule.code
         assert not rule.explanation.endswith("."), rule.code
-        assert rule.advice or rule.kind is Kind.IMPROVABLE, rule.code
+        assert rule.advice or rule.kind is FindingKind.IMPROVABLE, rule.code
 
 
 def test_a_rule_knows_its_releases() -> None:
