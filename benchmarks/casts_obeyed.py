@@ -29,7 +29,7 @@ from benchmarks.spread import no_scheduler
 from benchmarks.wide_mlp import wide_mlp
 from harness.backends import Assumed, Emulator, Plan, Reference, TensorRTCandidate, Timing
 from harness.case import make_feeds
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.environments import load, select
 from harness.model import PRODUCTS, Model, load_model
 from harness.tensors import Accumulate, Precision, host_fingerprint, to_json
@@ -127,7 +127,7 @@ def _row(
     kernels = () if facts.kernels is None else facts.kernels.kernels
     return {
         "seconds": time.perf_counter() - start,
-        "nrmse": max(compare(found.tensors[name], value).nrmse for name, value in expected.items()),
+        "nrmse": max(compare_tensors(found.tensors[name], value).nrmse for name, value in expected.items()),
         "same as plain": all(np.array_equal(found.tensors[n], v, equal_nan=True) for n, v in plain.items()),
         "ms": None if facts.latency is None else facts.latency.median_ms,
         "kernels": len(kernels),
@@ -149,7 +149,7 @@ def _emulate(model: Model, environment: str, plan: Plan, feeds: Any, expected: A
     emulator = Emulator(model, assumed=Assumed(Accumulate.FP16, select(environment, load())))
     lowered = [name for name in emulator.units(plan.precision) if name not in plan.islands]
     found = emulator.attempt(feeds, plan.precision, lowered=lowered, fp32_sums=plan.fp32_sums)
-    return max(compare(found.tensors[name], value).nrmse for name, value in expected.items())
+    return max(compare_tensors(found.tensors[name], value).nrmse for name, value in expected.items())
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.record import record
 from benchmarks.spread import no_scheduler
-from harness.comparison import Accumulator, CompareOptions, compare
+from harness.comparison import Accumulator, CompareOptions, compare_tensors
 
 PAIRS = 8
 SHAPE = (4096, 1024)
@@ -44,10 +44,10 @@ Pair = tuple[np.ndarray, np.ndarray]
 _CHILD = r"""
 import re, sys
 import numpy as np
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 shape = (int(sys.argv[3]) // 4096, 1024)
 candidate, reference = (np.memmap(path, np.float32, "r", shape=shape) for path in sys.argv[1:3])
-metrics = compare(candidate, reference)
+metrics = compare_tensors(candidate, reference)
 assert metrics.count == candidate.size and metrics.max_abs > 0
 # ru_maxrss would begin with what the parent held when it forked.
 print(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
@@ -67,7 +67,7 @@ def make_pairs(count: int, noise: float = 1e-4) -> list[Pair]:
 
 def with_harness(pairs: list[Pair]) -> None:
     for candidate, reference in pairs:
-        compare(candidate, reference)
+        compare_tensors(candidate, reference)
 
 
 def with_accumulator(pairs: list[Pair]) -> None:
@@ -148,7 +148,7 @@ def measure_slices(rounds: int) -> dict[str, Any]:
             for floor, seconds in taken.items():
                 options = CompareOptions(slice_floor=floor)
                 started = time.thread_time()
-                compare(candidate, reference, dtype="float16", options=options)
+                compare_tensors(candidate, reference, dtype="float16", options=options)
                 seconds.append(time.thread_time() - started)
         found["x".join(map(str, shape))] = round(
             statistics.median(taken[0.4]) / statistics.median(taken[None]), 3

@@ -32,7 +32,7 @@ from benchmarks.record import record
 from benchmarks.spread import no_scheduler
 from harness.backends import Observation, Plan
 from harness.case import Case, load_cases
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.history import DriftOptions, DriftVerdict, Floors, LayerBuilds, drift
 from harness.history.api import to_frame
 from harness.history.judgement.runs import Pair, compare_pair
@@ -190,7 +190,7 @@ def over_floor(bench: Workbench, node: str) -> bool:
     for tensor in bench.model.node(node).outputs:
         if tensor in plain:
             reference = bench.reference.run(feeds, [tensor])[tensor]
-            before, after = (compare(values[tensor], reference).nrmse for values in (plain, planted))
+            before, after = (compare_tensors(values[tensor], reference).nrmse for values in (plain, planted))
             if after - before > max(floors.relative * before, floors.absolute[Precision.FP16]):
                 return True
     return False

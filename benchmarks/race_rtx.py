@@ -218,14 +218,14 @@ def _measured(
     islands: frozenset[str] = frozenset(),
     sums: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    from harness.comparison import compare
+    from harness.comparison import compare_tensors
 
     plan = Plan(Precision.FP16, islands=islands, fp32_sums=sums)
     made = candidate.evaluate(plan, feeds, timing=Timing(repeats=200, warmup=20))
     facts = made.engine
     assert facts is not None
     assert facts.latency is not None
-    worst = max(compare(made.tensors[name], value).nrmse for name, value in expected.items())
+    worst = max(compare_tensors(made.tensors[name], value).nrmse for name, value in expected.items())
     return {
         "ms": facts.latency.median_ms,
         "nrmse": worst,

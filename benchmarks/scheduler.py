@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.record import record
 from benchmarks.spread import no_scheduler
-from harness.cluster import Stage, Unit, opened
+from harness.cluster import OnStage, Unit, open_cluster
 from harness.history import DriftOptions
 
 MODELS = '''"""Transformer-like blocks, seeded."""
@@ -174,7 +174,7 @@ class Nothing(Unit["Nowhere", int]):
     def open(self) -> Nowhere:
         return Nowhere()
 
-    def carry_out(self, desk: Nowhere, stage: Stage) -> int:
+    def carry_out(self, desk: Nowhere, stage: OnStage) -> int:
         return self.number
 
 
@@ -185,7 +185,7 @@ class Nowhere:
 
 def handing_out(count: int) -> dict[str, Any]:
     """Seconds of so many units that do nothing, on two workers."""
-    with cluster(2) as made, opened(made.scheduler_address) as workers:
+    with cluster(2) as made, open_cluster(made.scheduler_address) as workers:
         [workers.submit(Nothing(number)) for number in range(20)][-1].result()
         begun, cpu = time.perf_counter(), time.process_time()
         futures = [workers.submit(Nothing(number)) for number in range(count)]

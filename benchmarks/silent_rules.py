@@ -31,7 +31,7 @@ from benchmarks.record import record
 from benchmarks.spread import no_scheduler
 from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.compiler import FindingKind, match_rules
 from harness.environments import select, shared_supervisor
 from harness.errors import HarnessError
@@ -203,7 +203,7 @@ def run(model: Model, feeds: Feeds, expected: Mapping[str, np.ndarray], env: str
         given = np.asarray(found[name])
         if given.shape != right.shape:
             return Answer("differs", why=f"{name} has shape {given.shape} for {right.shape}")
-        metrics = compare(given.astype(np.float64), right.astype(np.float64))
+        metrics = compare_tensors(given.astype(np.float64), right.astype(np.float64))
         off = np.inf if metrics.nonfinite or metrics.nrmse is None else float(metrics.nrmse)
         if not np.any(given != right) and not metrics.nonfinite:
             off = 0.0

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from harness.cluster import Stage, Unit, opened
+from harness.cluster import OnStage, Unit, open_cluster
 from harness.environments import close_shared
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Call(Unit[Workers, R], Generic[T, R]):
         """See Unit."""
         return Workers()
 
-    def carry_out(self, desk: Workers, stage: Stage) -> R:
+    def carry_out(self, desk: Workers, stage: OnStage) -> R:
         """See Unit."""
         return self.function(self.given)
 
@@ -120,7 +120,7 @@ def each_answer(
     if scheduler is None:
         yield from ((item, function(item)) for item in items)
         return
-    with opened(scheduler, environments=environments) as cluster:
+    with open_cluster(scheduler, environments=environments) as cluster:
         called = importable(function)
         waiting = {cluster.submit(Call(called, item, tuple(environments))): item for item in items}
         for future in as_completed(waiting):

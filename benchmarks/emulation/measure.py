@@ -25,7 +25,7 @@ from benchmarks.record import RESULTS, record
 from benchmarks.spread import no_scheduler
 from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.backends.requests import shape_ranges
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.compiler import kernels_of
 from harness.environments import Supervisor, select
 from harness.errors import HarnessError
@@ -199,7 +199,7 @@ def _measured(
     outputs, kept = {}, {}
     for name, reference in expected.items():
         value = np.asarray(evaluation.tensors[name])
-        metrics = asdict(compare(value, reference, dtype=precision.storage_dtype))
+        metrics = asdict(compare_tensors(value, reference, dtype=precision.storage_dtype))
         chosen = (
             "rmse",
             "nrmse",

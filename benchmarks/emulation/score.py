@@ -25,7 +25,7 @@ from benchmarks.emulation.models import catalogue
 from benchmarks.record import RESULTS, record
 from benchmarks.spread import add_scheduler, each_answer
 from harness.backends import Assumed, Emulator, Reference
-from harness.comparison import DEFAULT_GATES, Metrics, compare
+from harness.comparison import DEFAULT_GATES, Metrics, compare_tensors
 from harness.compiler import within_kernels
 from harness.model import Arithmetic, Model
 from harness.tensors import Accumulate, Precision
@@ -156,7 +156,7 @@ def _emulated(
                 emulator = Emulator(model, assumed=assumed)
                 run = emulator.attempt(feeds, precision)
                 known[key] = {
-                    name: compare(run.tensors[name], value, dtype=precision.storage_dtype)
+                    name: compare_tensors(run.tensors[name], value, dtype=precision.storage_dtype)
                     for name, value in expected.items()
                     if name in run.tensors
                 }

@@ -245,9 +245,9 @@ def _doing(event: RunEvent) -> str:
 
 def _ended(result: RunResult) -> str:
     from harness.judge import Verdict
-    from harness.report import LOOKS, title, worst_error
+    from harness.report import LOOKS, deciding_error, title
 
-    worst = worst_error(result)
+    worst = deciding_error(result)
     error = "" if worst is None else f", nrmse {number(worst)}"
     seconds = result.timings.get("total")
     took = "" if seconds is None else f" ({duration(seconds)})"

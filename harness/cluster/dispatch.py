@@ -91,7 +91,7 @@ class _Task:
 
 
 @contextmanager
-def opened(
+def open_cluster(
     address: str, *, environments: Collection[str] = (), files: Iterable[Path] = ()
 ) -> Iterator[Cluster]:
     """The workers of the scheduler at `address`; leaving the context frees what they hold open for us.
@@ -157,7 +157,7 @@ async def _knock(address: str) -> None:
 
 
 class Cluster:
-    """The workers of a scheduler. Made by `opened`."""
+    """The workers of a scheduler. Made by `open_cluster`."""
 
     def __init__(self, client: Client, address: str, files: Sequence[str]) -> None:
         self._client = client

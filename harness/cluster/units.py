@@ -9,7 +9,8 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from harness.case import Case
 
-Stage = Callable[[str], None]
+OnStage = Callable[[str], None]
+"""Is called with what goes on."""
 
 
 class Desk(Protocol):
@@ -65,7 +66,7 @@ class Unit(ABC, Generic[D, R]):
         """A desk for it and for units like it."""
 
     @abstractmethod
-    def carry_out(self, desk: D, stage: Stage) -> R:
+    def carry_out(self, desk: D, stage: OnStage) -> R:
         """Do the work; `stage` is called with what goes on."""
 
 

@@ -1,5 +1,5 @@
 from .accumulator import Accumulator as Accumulator
-from .accumulator import compare as compare
+from .accumulator import compare_tensors as compare_tensors
 from .accumulator import not_computed as not_computed
 from .gates import COMPUTED as COMPUTED
 from .gates import DEFAULT_GATES as DEFAULT_GATES
@@ -11,7 +11,7 @@ from .gates import SHAPE as SHAPE
 from .gates import UNMASKED as UNMASKED
 from .gates import Gate as Gate
 from .gates import GateResult as GateResult
-from .gates import check as check
+from .gates import apply_gates as apply_gates
 from .gates import excess as excess
 from .gates import find_fill as find_fill
 from .gates import gates_for as gates_for

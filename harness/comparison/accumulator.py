@@ -26,7 +26,7 @@ _TILES_PER_DROP = 16
 _DROP_FROM_BYTES = 1 << 24  # smaller mapped arrays may stay in memory
 
 
-def compare(
+def compare_tensors(
     candidate: Array,
     reference: Array,
     *,
@@ -103,7 +103,7 @@ class Accumulator:
         """Add one sample; one of another shape than its reference makes the whole incomparable.
 
         Raises:
-            InputDataError: see `compare`; nothing has been added then.
+            InputDataError: see `compare_tensors`; nothing has been added then.
             UsageError: the accumulator was to have one sample `alone`, and has it.
         """
         candidate, reference = np.asarray(candidate), np.asarray(reference)

@@ -153,7 +153,7 @@ def excess(gates: Iterable[GateResult]) -> float:
     return max((gate.excess for gate in gates), default=0.0)
 
 
-def check(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:
+def apply_gates(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:
     """Check `metrics` against every gate, in their order; before them come the gates that no case needs to name.
 
     A tensor of another shape fails `SHAPE`, one that could not be computed `COMPUTED`, whatever the gates say.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.case import one_or_more
-from harness.cluster import opened
+from harness.cluster import OnStage, open_cluster
 from harness.compiler import ReportCache
 from harness.conversion.codes import check_codes
 from harness.conversion.exports import by_exporter, without_failed_advice
@@ -20,8 +20,6 @@ from harness.errors import CandidateError, UnitLostError
 from harness.judge import Target, select_cases
 from harness.tensors import Precision, host_fingerprint
 
-Progress = Callable[[str], None]
-
 
 def check(
     targets: Sequence[Target] | Target,
@@ -32,7 +30,7 @@ def check(
     tags: Sequence[str] | str = (),
     split: Path | None = None,
     times: bool = False,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
     cache: ReportCache | None = None,
     scheduler: str | None = None,
 ) -> CheckReport:
@@ -80,7 +78,7 @@ def check(
 
 
 def _carry_out(
-    units: Sequence[CheckUnit], names: Sequence[str], tell: Progress, desk: CheckDesk, scheduler: str | None
+    units: Sequence[CheckUnit], names: Sequence[str], tell: OnStage, desk: CheckDesk, scheduler: str | None
 ) -> list[CheckResult]:
     """What came of each unit.
 
@@ -111,7 +109,7 @@ def _carry_out(
             results.append(result_of(unit, partial(unit.carry_out, desk, tell)))
         return results
     files = [path for unit in units for path in unit.files]
-    with opened(scheduler, environments=names, files=files) as cluster:
+    with open_cluster(scheduler, environments=names, files=files) as cluster:
         futures = [cluster.submit(unit, partial(tell, unit.title)) for unit in units]
         return [result_of(unit, future.result) for unit, future in zip(units, futures, strict=True)]
 

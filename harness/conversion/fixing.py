@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.case import Case, make_feeds, one_or_more
+from harness.cluster import OnStage
 from harness.compiler import ReportCache
-from harness.conversion.checking import Progress
 from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
@@ -31,7 +31,7 @@ def fix_case(
     environments: Sequence[str] | str = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
     tags: Sequence[str] | str = (),
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
     cache: ReportCache | None = None,
 ) -> FixResult:
     """Apply each cure that is proved to one model, and write what comes of it to `path` if a cure stays.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.case import Case
-from harness.cluster import CaseUnit, Stage
+from harness.cluster import CaseUnit, OnStage
 from harness.compiler import FindingKind, ReportCache
 from harness.conversion.codes import NOT_STARTED
 from harness.conversion.examination import outcome_of
@@ -116,7 +116,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
             expected=case.findings,
         )
 
-    def carry_out(self, desk: CheckDesk, stage: Stage) -> CheckResult:
+    def carry_out(self, desk: CheckDesk, stage: OnStage) -> CheckResult:
         """See Unit."""
         subject, result = desk.look_at(self)
         if subject is None or self.environment is None:

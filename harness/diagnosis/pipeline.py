@@ -203,7 +203,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
     PipelineStage(
         "gates",
         Stage.GATES,
-        stages.check,
+        stages.judge_candidate,
         applies=lambda seen: True,
         requires=lambda seen: [(seen.gates is None, "to be the first stage")],
         ensures=lambda _, after: [

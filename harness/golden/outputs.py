@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.tensors import dtype_name, hash_array, is_float
 from harness.text import plural
 
@@ -178,7 +178,7 @@ def difference(kept: KeptOutput, stored: np.ndarray, fresh: np.ndarray) -> Diffe
         return kept.difference(f"{kept.dtype}{kept.shape} is {fresh.dtype.name}{list(fresh.shape)} now")
     if hash_array(fresh) == kept.sha256:
         return None
-    metrics = compare(fresh if kept.kept == "whole" else _elements(fresh), stored)
+    metrics = compare_tensors(fresh if kept.kept == "whole" else _elements(fresh), stored)
     if not is_float(fresh.dtype):
         return kept.difference(f"{metrics.mismatch_fraction:.2%} of the elements differ")
     if metrics.nonfinite:

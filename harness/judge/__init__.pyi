@@ -24,14 +24,12 @@ from .losses import Selection as Selection
 from .losses import Vanishing as Vanishing
 from .losses import over_samples as over_samples
 from .measurement import JudgeOptions as JudgeOptions
-from .measurement import Stage as Stage
 from .measurement import rms_limit as rms_limit
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
 from .outputs import TensorGates as TensorGates
 from .own_roundings import as_float32 as as_float32
 from .own_roundings import find_overflows as find_overflows
-from .reference import Tensors as Tensors
 from .regions import find_regions as find_regions
 from .regions import mark_origins as mark_origins
 from .results import Accumulators as Accumulators

@@ -10,6 +10,7 @@ from typing import Self
 
 from harness.backends import Candidate, Plan
 from harness.case import Case, RunSpec
+from harness.cluster import OnStage
 from harness.errors import (
     CandidateError,
     CaseFileError,
@@ -22,7 +23,7 @@ from harness.errors import (
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.checks import find_baked_behind
 from harness.judge.decision import Question, decide, warnings_of
-from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
+from harness.judge.measurement import Idle, JudgeOptions, Measurement
 from harness.judge.names import check_names
 from harness.judge.results import Cause, RunError, RunReason, RunResult, Verdict, baked_text
 from harness.judge.workbench import Workbench
@@ -153,7 +154,7 @@ class Judge:
         case: Case,
         spec: RunSpec,
         candidate: str = EMULATOR,
-        stage: Stage = lambda name: None,
+        stage: OnStage = lambda name: None,
         idle: Idle = lambda: None,
     ) -> RunResult:
         """Judge one run. Errors that harness knows become the verdict `error`.
@@ -199,7 +200,7 @@ class Judge:
         spec: RunSpec,
         made: Candidate,
         blank: RunResult,
-        stage: Stage,
+        stage: OnStage,
         idle: Idle,
     ) -> RunResult:
         found = Measurement(bench, spec, made, self.options, stage, idle).take(blank)

@@ -23,7 +23,7 @@ from harness.judge.results import Cause, RunResult
 from harness.tensors import Precision
 
 if TYPE_CHECKING:
-    from harness.cluster import Cluster, Stage
+    from harness.cluster import Cluster, OnStage
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Run(CaseUnit[Judge, RunResult]):
         """See Unit."""
         return Judge(self.options)
 
-    def carry_out(self, desk: Judge, stage: Stage, idle: Idle = lambda: None) -> RunResult:
+    def carry_out(self, desk: Judge, stage: OnStage, idle: Idle = lambda: None) -> RunResult:
         """See Unit; the result says how long it took. `idle` is that of `Judge.run`."""
         start = time.perf_counter()
         result = desk.run(desk.known(self.case), self.spec, self.candidate, stage, idle)

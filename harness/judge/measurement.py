@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import RunSpec
+from harness.cluster import OnStage
 from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
 from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from harness.golden import GoldenStatus
     from harness.tactics import Repeats
 
-Stage = Callable[[str], None]
 Idle = Callable[[], None]
 Samples = list[Mapping[str, np.ndarray]]
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class Measurement:
     spec: RunSpec
     candidate: Candidate
     options: JudgeOptions
-    stage: Stage
+    stage: OnStage
     idle: Idle = lambda: None
     timings: dict[str, float] = field(default_factory=dict)
     _facts: EngineFacts | EmulatorFacts | None = None

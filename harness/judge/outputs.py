@@ -19,8 +19,8 @@ from harness.comparison import (
     Gate,
     GateResult,
     Metrics,
-    check,
-    compare,
+    apply_gates,
+    compare_tensors,
     excess,
     find_fill,
     gates_for,
@@ -147,7 +147,7 @@ class TensorGates:
         limit = slice_limit(limits, self.precision, emulated=baseline is None, flips=allowed)
         if metrics.worst_slice is not None and limit is not None and not named:
             gates = (*gates, Gate("slice_nrmse", limit))
-        return check(metrics, gates)
+        return apply_gates(metrics, gates)
 
     def judge(
         self,
@@ -205,7 +205,7 @@ class TensorGates:
         dtype = self.precision.storage_dtype
         if name in computed.failures:
             return not_computed(reference, computed.failures[name], dtype=dtype, options=options)
-        return compare(computed.tensors[name], reference, dtype=dtype, options=options)
+        return compare_tensors(computed.tensors[name], reference, dtype=dtype, options=options)
 
     def _unmasked(self, pair: _Pair) -> tuple[GateResult, ...]:
         """The gates on the size of the error once more, over what a fill value leaves."""
@@ -248,7 +248,7 @@ class TensorGates:
             value = computed.tensors.get(pair.tensor)
             if value is None or value.shape != pair.reference.shape:
                 return None
-            return compare(take(value), reference, dtype=dtype, options=options)
+            return compare_tensors(take(value), reference, dtype=dtype, options=options)
 
         metrics = over(pair.actual)
         assert metrics is not None, "it is comparable"

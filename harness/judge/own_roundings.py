@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from harness.backends import Computed, Reference
-from harness.comparison import DEFAULT_GATES, GateResult, compare
+from harness.backends import Computed, Reference, Tensors
+from harness.comparison import DEFAULT_GATES, GateResult, compare_tensors
 from harness.errors import ModelError
 from harness.judge.losses import Overflow, OwnRoundings, Saturation, Vanishing
 from harness.judge.outputs import TensorGates
-from harness.judge.reference import Bench, Tensors
+from harness.judge.reference import Bench
 from harness.judge.results import OutputResult, stands_out
 from harness.model import Part, bounds, spread, with_larger_steps
 from harness.tensors import Precision
@@ -150,7 +150,7 @@ def _unrounded(bench: Bench) -> list[Tensors]:
 def _cost(expected: Sequence[Tensors], unrounded: Sequence[Tensors]) -> float | None:
     """The nrmse of the worst output over the model without its own roundings; None if unknown."""
     errors = (
-        compare(as_float32(outputs[name]), as_float32(value), dtype="float32").nrmse
+        compare_tensors(as_float32(outputs[name]), as_float32(value), dtype="float32").nrmse
         for outputs, without in zip(expected, unrounded, strict=False)
         for name, value in without.items()
         if value.dtype.kind == "f" and value.size

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.backends import Answers, DoubleReference, Emulator, Reference
+from harness.backends import Answers, DoubleReference, Emulator, Reference, Tensors
 from harness.errors import InputDataError, ModelError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.judge.memory import TensorMemory
 from harness.model import Model, Part, needed_nodes
@@ -27,8 +27,6 @@ POLES = frozenset({"Log", "Div", "Reciprocal", "Atanh"})
 
 REDRAWS = 4
 """How often the reference of a model that draws random numbers is run again: few draws agree so often by chance."""
-
-Tensors = Mapping[str, np.ndarray]
 
 
 class Bench(Protocol):

@@ -137,14 +137,14 @@ def run(
 
 def _run_on(address: str, runs: Sequence[Run], cases: Sequence[Case], progress: RunProgress) -> RunReport:
     """The report of `runs`, carried out by the workers of a scheduler."""
-    from harness.cluster import opened
+    from harness.cluster import open_cluster
 
     if runs[0].options.golden_update:
         raise UsageError("golden references are written on one machine", hint="leave out --scheduler")
     needed = {name for run in runs for name in run.environments}
     with Judge() as judge:
         check_names_of(cases, judge.bench)
-    with opened(
+    with open_cluster(
         address, environments=sorted(needed), files=[path for run in runs for path in run.files]
     ) as cluster:
         results = carry_out_on(cluster, runs, progress)

@@ -28,7 +28,7 @@ from harness.backends import (
     tensor_sizes,
 )
 from harness.case import Case, FileFill, ModelSource, call_torch, make_feeds, read_samples
-from harness.comparison import DEFAULT_GATES, compare
+from harness.comparison import DEFAULT_GATES, compare_tensors
 from harness.errors import HarnessError
 from harness.golden import GoldenStatus, check_golden
 from harness.judge.losses import OwnRoundings
@@ -195,7 +195,7 @@ class Workbench:
             for name, value in values.items():
                 if name not in eager or value.dtype.kind != "f":
                     continue
-                metrics = compare(value, eager[name], dtype="float32")
+                metrics = compare_tensors(value, eager[name], dtype="float32")
                 if metrics.incomparable or not metrics.error <= bound:
                     how = metrics.incomparable or f"nrmse {number(metrics.error)}"
                     return (
@@ -331,7 +331,7 @@ class Workbench:
         mine, its = (_floats(model) for model in (self.model, self.other.model))
         for name in mine.keys() & its.keys():
             if mine[name].shape == its[name].shape:
-                error = compare(mine[name].numpy(), its[name].numpy(), dtype="float32").error
+                error = compare_tensors(mine[name].numpy(), its[name].numpy(), dtype="float32").error
                 if error > bound:
                     found[name] = error
         return dict(sorted(found.items(), key=lambda item: -item[1]))

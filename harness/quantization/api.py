@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.backends import Reference
 from harness.case import Case, make_feeds
-from harness.cluster import CaseUnit, Stage, opened
+from harness.cluster import CaseUnit, OnStage, open_cluster
 from harness.compiler import kernels_of
 from harness.environments import close_shared, select
 from harness.errors import UsageError
@@ -173,7 +173,7 @@ class QuantizeUnit(CaseUnit["NoDesk", "tuple[Quantization, QuantizedKernels | No
         """See Unit."""
         return NoDesk()
 
-    def carry_out(self, desk: NoDesk, stage: Stage) -> tuple[Quantization, QuantizedKernels | None]:
+    def carry_out(self, desk: NoDesk, stage: OnStage) -> tuple[Quantization, QuantizedKernels | None]:
         """See Unit."""
         subject = find_subject(self.case)
         found = self.quantizer(subject.model, subject.samples())
@@ -200,7 +200,7 @@ def quantize_on(scheduler: str | None, unit: QuantizeUnit) -> tuple[Quantization
     """
     if scheduler is None:
         return unit.carry_out(unit.open(), lambda stage: None)
-    with opened(scheduler, environments=unit.environments, files=unit.files) as cluster:
+    with open_cluster(scheduler, environments=unit.environments, files=unit.files) as cluster:
         return cluster.submit(unit).result()
 
 

@@ -19,11 +19,11 @@ from .quantization import print_quantization as print_quantization
 from .quantization import quantization_page as quantization_page
 from .run import LOOKS as LOOKS
 from .run import attention as attention
+from .run import deciding_error as deciding_error
 from .run import failure_text as failure_text
 from .run import print_report as print_report
 from .run import run_markdown as run_markdown
 from .run import run_page as run_page
-from .run import worst_error as worst_error
 from .words import layer_legend as layer_legend
 from .words import make_grid as make_grid
 from .words import make_table as make_table

@@ -28,7 +28,7 @@ from benchmarks.scheduler import cluster as started
 from benchmarks.scheduler import traffic
 from harness import errors
 from harness.cli import main
-from harness.cluster import Stage, Unit, opened, remote
+from harness.cluster import OnStage, Unit, open_cluster, remote
 from harness.errors import CandidateError, HarnessError, MissingDependencyError, SchedulerError, UsageError
 from harness.history import DriftOptions
 from harness.judge import JudgeOptions, Verdict
@@ -183,7 +183,7 @@ def test_the_death_of_the_worker_that_keeps_them_changes_nothing(
 
 
 def test_a_unit_that_waits_for_what_a_dead_worker_kept_is_begun_anew(cluster, scheduler) -> None:
-    with opened(scheduler) as workers:
+    with open_cluster(scheduler) as workers:
         kept = workers.submit_kept(Numbers(3)).result(60)
         begun: list[None] = []
         os.kill(kept.result.pid, signal.SIGKILL)
@@ -218,7 +218,7 @@ class Numbers(Unit["Numbers", Number]):
     def given(self, result: Number) -> Numbers:
         return replace(self, number=self.number + result.number)
 
-    def carry_out(self, desk: Numbers, stage: Stage) -> Number:
+    def carry_out(self, desk: Numbers, stage: OnStage) -> Number:
         return Number(self.number, os.getpid())
 
 
@@ -376,7 +376,7 @@ def test_a_worker_of_another_version_is_one_message(tiny_cases, scheduler, monke
 def test_a_file_that_a_worker_does_not_see_is_one_message(scheduler) -> None:
     with (
         pytest.raises(SchedulerError, match=r"does not see nowhere\.onnx"),
-        opened(scheduler, files=[Path("nowhere.onnx")]),
+        open_cluster(scheduler, files=[Path("nowhere.onnx")]),
     ):
         pass
 

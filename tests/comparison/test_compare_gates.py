@@ -17,8 +17,8 @@ from harness.comparison import (
     Gate,
     GateResult,
     Metrics,
-    check,
-    compare,
+    apply_gates,
+    compare_tensors,
     gates_for,
     map_error,
     options_for,
@@ -34,7 +34,7 @@ RMS = float(np.sqrt(np.mean(REFERENCE.astype(np.float64) ** 2)))
 
 def metrics(error: float) -> Metrics:
     """Of a tensor with a constant error."""
-    return compare(REFERENCE + np.float32(error), REFERENCE)
+    return compare_tensors(REFERENCE + np.float32(error), REFERENCE)
 
 
 def resolve(*rules: Tolerance, emulated: Metrics | None = None, exact: bool = False) -> dict[str, float]:
@@ -62,7 +62,7 @@ class TestGate:
         assert Gate("sqnr_db", -100).check(found).passed
 
     def test_nan_and_what_does_not_apply_never_pass(self) -> None:
-        broken = compare(np.array([np.nan], np.float32), np.array([1], np.float32))
+        broken = compare_tensors(np.array([np.nan], np.float32), np.array([1], np.float32))
         assert math.isnan(broken.cosine)
         assert not Gate("cosine", -1).check(broken).passed
         result = Gate("topk_agreement", 0).check(broken)
@@ -70,7 +70,7 @@ class TestGate:
         assert not result.passed
 
     def test_results_keep_the_order_and_are_plain(self) -> None:
-        results = check(metrics(0.0), [Gate("nonfinite", 0), Gate("nrmse", 1e-2)])
+        results = apply_gates(metrics(0.0), [Gate("nonfinite", 0), Gate("nrmse", 1e-2)])
         assert results[1] == GateResult("nrmse", 1e-2, 0.0, passed=True)
         assert to_json(results[0]) == {"metric": "nonfinite", "limit": 0, "value": 0.0, "passed": True}
         assert to_json(Gate("nrmse", 1)) == {"metric": "nrmse", "limit": 1}
@@ -118,16 +118,18 @@ class TestDefaults:
     def test_a_zero_reference_asks_for_zeros(self) -> None:
         gates = gates_for(None, FP16, is_output=True, metrics_of_emulator=metrics(0.0), reference_rms=0.0)
         zeros = np.zeros(3, np.float32)
-        assert all(result.passed for result in check(compare(zeros, zeros), gates))
-        assert not all(result.passed for result in check(compare(zeros + np.float32(1e-9), zeros), gates))
+        assert all(result.passed for result in apply_gates(compare_tensors(zeros, zeros), gates))
+        assert not all(
+            result.passed for result in apply_gates(compare_tensors(zeros + np.float32(1e-9), zeros), gates)
+        )
 
     def test_integers_must_be_equal(self) -> None:
         assert resolve(exact=True) == {"nonfinite": 0, "mismatch_fraction": 0}
 
     def test_non_finite_values_fail_whatever_the_gates(self) -> None:
-        broken = compare(np.array([np.inf, 1], np.float32), np.array([1, 1], np.float32))
+        broken = compare_tensors(np.array([np.inf, 1], np.float32), np.array([1, 1], np.float32))
         gates = gates_for(Tolerance(mismatch_fraction=1.0), FP16, is_output=True, reference_rms=1.0)
-        assert [(result.metric, result.passed) for result in check(broken, gates)] == [
+        assert [(result.metric, result.passed) for result in apply_gates(broken, gates)] == [
             ("nonfinite", False),
             ("mismatch_fraction", True),
         ]
@@ -181,7 +183,7 @@ def test_a_quantile_of_the_error_is_that_of_numpy_and_never_below(share: float) 
     candidate = reference + rng.standard_normal((300, 40)).astype(np.float32) ** 3
     exact = np.quantile(np.abs(candidate.astype(np.float64) - reference), share, method="inverted_cdf")
     options = CompareOptions(quantile=share)
-    whole = compare(candidate, reference, options=options).abs_quantile
+    whole = compare_tensors(candidate, reference, options=options).abs_quantile
     assert exact <= whole <= 1.009 * exact
     parts = Accumulator(options=options)
     for rows in (slice(0, 100), slice(100, 300)):
@@ -193,9 +195,11 @@ def test_an_element_that_is_not_finite_is_in_the_highest_quantiles_only() -> Non
     reference = np.ones(100, np.float32)
     candidate = reference.copy()
     candidate[7] = np.inf
-    assert compare(candidate, reference, options=CompareOptions(quantile=0.99)).abs_quantile == 0
-    assert compare(candidate, reference, options=CompareOptions(quantile=1.0)).abs_quantile == math.inf
-    assert compare(candidate, reference).abs_quantile is None
+    assert compare_tensors(candidate, reference, options=CompareOptions(quantile=0.99)).abs_quantile == 0
+    assert (
+        compare_tensors(candidate, reference, options=CompareOptions(quantile=1.0)).abs_quantile == math.inf
+    )
+    assert compare_tensors(candidate, reference).abs_quantile is None
 
 
 def test_the_peak_signal_to_noise_ratio_is_that_of_polygraphy() -> None:
@@ -205,8 +209,8 @@ def test_the_peak_signal_to_noise_ratio_is_that_of_polygraphy() -> None:
     reference = rng.random((1, 3, 16, 16)).astype(np.float32)
     candidate = reference + rng.standard_normal(reference.shape).astype(np.float32) / 50
     compared = PsnrCompareFunc()(IterationResult({"y": reference}), IterationResult({"y": candidate}))
-    assert compare(candidate, reference).psnr_db == pytest.approx(compared["y"].psnr, rel=1e-5)
-    assert compare(reference, reference).psnr_db == math.inf
+    assert compare_tensors(candidate, reference).psnr_db == pytest.approx(compared["y"].psnr, rel=1e-5)
+    assert compare_tensors(reference, reference).psnr_db == math.inf
 
 
 def test_the_gates_of_images_and_quantiles_are_those_of_the_case() -> None:
@@ -219,8 +223,8 @@ def test_the_gates_of_images_and_quantiles_are_those_of_the_case() -> None:
     options = options_for(limits)
     assert options.quantile == 0.9
     reference = np.ones(10, np.float32)
-    metrics = compare(reference + np.float32(0.05), reference, options=options)
-    passed = {result.metric: result.passed for result in check(metrics, gates)}
+    metrics = compare_tensors(reference + np.float32(0.05), reference, options=options)
+    passed = {result.metric: result.passed for result in apply_gates(metrics, gates)}
     assert passed == {"nonfinite": True, "psnr_db": False, "abs_quantile": True}
 
 

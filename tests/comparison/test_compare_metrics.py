@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.comparison import Accumulator, CompareOptions, Metrics, accumulator, compare, not_computed
+from harness.comparison import (
+    Accumulator,
+    CompareOptions,
+    Metrics,
+    accumulator,
+    compare_tensors,
+    not_computed,
+)
 from harness.errors import InputDataError, UsageError
 from harness.tensors import to_json
 
@@ -134,7 +141,7 @@ def test_every_metric_follows_its_formula(pair: tuple[np.ndarray, np.ndarray], s
     dtype = candidate.dtype if storage is None else BFLOAT16 if storage == "bfloat16" else np.dtype(storage)
     with np.errstate(all="ignore"):
         expected = expected_metrics(candidate, reference, dtype)
-    found = compare(candidate, reference, dtype=storage, options=OPTIONS)
+    found = compare_tensors(candidate, reference, dtype=storage, options=OPTIONS)
     assert_metrics(found, expected, exact_p99=dtype.itemsize <= 2)
 
 
@@ -169,7 +176,7 @@ def test_real_tiles_with_a_rest_and_a_shifting_error(
     for errors in (scale, scale[::-1]):
         candidate = (reference * (1 + errors * rng.standard_normal(size))).astype(dtype)
         expected = expected_metrics(candidate, reference, np.dtype(dtype))
-        found = compare(candidate, reference, options=OPTIONS)
+        found = compare_tensors(candidate, reference, options=OPTIONS)
         assert_metrics(found, expected, exact_p99=dtype is np.float16)
         both = Accumulator(options=OPTIONS)
         both.update(candidate, reference)
@@ -181,26 +188,26 @@ def test_cosine_near_one_keeps_its_digits(rng: np.random.Generator) -> None:
     candidate = (reference + 1e-5 * rng.standard_normal(100_000)).astype(np.float32)
     c, r = candidate.astype(np.longdouble), reference.astype(np.longdouble)
     exact = 1 - float(c @ r / np.sqrt((c @ c) * (r @ r)))
-    assert 1 - compare(candidate, reference).cosine == pytest.approx(exact, rel=1e-4)
+    assert 1 - compare_tensors(candidate, reference).cosine == pytest.approx(exact, rel=1e-4)
 
 
 def test_cosine_of_a_candidate_that_all_but_vanished(rng: np.random.Generator) -> None:
     reference = rng.standard_normal(10_000).astype(np.float32)
-    assert compare(reference * np.float32(1e-7), reference).cosine == pytest.approx(1, abs=1e-6)
+    assert compare_tensors(reference * np.float32(1e-7), reference).cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_layouts_and_byte_orders_make_no_difference(rng: np.random.Generator) -> None:
     reference = rng.standard_normal((7, 11, 13)).astype(np.float32)
     candidate = reference + np.float32(1e-3)
-    plain = compare(candidate, reference)
-    assert compare(np.asfortranarray(candidate), reference.astype(">f4")) == plain
-    assert compare(np.repeat(candidate, 2, axis=1)[:, ::2], reference[::-1][::-1]) == plain
+    plain = compare_tensors(candidate, reference)
+    assert compare_tensors(np.asfortranarray(candidate), reference.astype(">f4")) == plain
+    assert compare_tensors(np.repeat(candidate, 2, axis=1)[:, ::2], reference[::-1][::-1]) == plain
 
 
 class TestSpecialValues:
     def test_same_infinity_is_equal(self) -> None:
         values = np.array([1.0, np.inf, -np.inf, np.nan], np.float32)
-        found = compare(values, values)
+        found = compare_tensors(values, values)
         assert (found.max_abs, found.rmse, found.cosine, found.max_ulp, found.mismatch_fraction) == (
             0,
             0,
@@ -227,7 +234,7 @@ class TestSpecialValues:
     def test_any_other_pair_with_a_special_value_is_an_infinite_error(
         self, candidate: float, reference: float
     ) -> None:
-        found = compare(
+        found = compare_tensors(
             np.array([2.0, candidate, candidate], np.float32),
             np.array([2.5, reference, reference], np.float32),
         )
@@ -241,14 +248,14 @@ class TestSpecialValues:
         reference = np.ones(1000, np.float16)
         candidate = reference.copy()
         candidate[:10] = np.inf
-        assert compare(candidate, reference).p99_ulp == 0
+        assert compare_tensors(candidate, reference).p99_ulp == 0
         candidate[:11] = np.inf
-        assert compare(candidate, reference).p99_ulp == math.inf
+        assert compare_tensors(candidate, reference).p99_ulp == math.inf
 
     def test_nan_on_both_sides_does_not_hide_the_other_errors(self) -> None:
         reference = np.array([np.nan, 1.0, 2.0], np.float32)
         candidate = np.array([np.nan, 1.5, 2.0], np.float32)
-        found = compare(candidate, reference)
+        found = compare_tensors(candidate, reference)
         assert (found.max_abs, found.mean_abs, found.nonfinite, found.nan_both) == (0.5, 0.25, 0, 1)
         assert found.reference_rms == pytest.approx(math.sqrt(2.5))
 
@@ -257,90 +264,92 @@ class TestSpecialValues:
         reference[:10] = 1
         candidate = reference.copy()
         candidate[0] = 2
-        assert compare(candidate, reference).p99_ulp == 1 << 23
+        assert compare_tensors(candidate, reference).p99_ulp == 1 << 23
 
     def test_overflow_in_a_dtype_without_infinity(self) -> None:
         reference = np.array([1000.0, 1.0, 448.0], np.float32)
         with np.errstate(all="ignore"):
             candidate = reference.astype(E4M3)
         assert np.isnan(candidate.astype(np.float32)).tolist() == [True, False, False]
-        found = compare(candidate, reference)
+        found = compare_tensors(candidate, reference)
         assert (found.overflow_count, found.nan_count, found.nonfinite) == (1, 1, 1)
         assert found.headroom == pytest.approx(1000 / 448)
 
     def test_nan_in_a_dtype_without_infinity_is_no_overflow_where_the_value_would_fit(self) -> None:
         reference = np.array([1.0, 448.0], np.float32)
-        found = compare(np.full(2, math.nan, np.float32).astype(E4M3), reference)
+        found = compare_tensors(np.full(2, math.nan, np.float32).astype(E4M3), reference)
         assert (found.overflow_count, found.nan_count, found.nonfinite) == (0, 2, 2)
 
     def test_zero_reference(self) -> None:
         zeros = np.zeros(4, np.float32)
-        equal = compare(zeros, zeros)
+        equal = compare_tensors(zeros, zeros)
         assert (equal.nrmse, equal.max_rel, equal.cosine, equal.sqnr_db) == (0, 0, 1, math.inf)
-        wrong = compare(np.array([0, 0, 0, 1e-3], np.float32), zeros)
+        wrong = compare_tensors(np.array([0, 0, 0, 1e-3], np.float32), zeros)
         assert (wrong.nrmse, wrong.max_rel, wrong.cosine, wrong.sqnr_db) == (math.inf, math.inf, 0, -math.inf)
 
     def test_signed_zeros_are_equal(self) -> None:
-        assert compare(np.array([-0.0], np.float32), np.array([0.0], np.float32)).max_ulp == 0
+        assert compare_tensors(np.array([-0.0], np.float32), np.array([0.0], np.float32)).max_ulp == 0
 
     def test_extreme_magnitudes_neither_overflow_nor_vanish(self) -> None:
         huge = np.full(300, 3e38, np.float32)
-        found = compare(-huge, huge)
+        found = compare_tensors(-huge, huge)
         assert found.rmse == pytest.approx(6e38)
         assert found.cosine == pytest.approx(-1)
         tiny = np.full(300, 1e-30, np.float32)
-        assert compare(tiny * 2, tiny).nrmse == pytest.approx(1)
+        assert compare_tensors(tiny * 2, tiny).nrmse == pytest.approx(1)
 
     def test_masks_of_the_lowest_number_become_infinite_in_half(self) -> None:
         mask = np.where(np.arange(10) < 5, np.float32(0), np.finfo(np.float32).min)
         with np.errstate(all="ignore"):
-            found = compare(mask.astype(np.float16), mask)
+            found = compare_tensors(mask.astype(np.float16), mask)
         assert (found.overflow_count, found.nonfinite) == (5, 5)
 
     @pytest.mark.parametrize("shape", [(0,), (3, 0, 2)])
     def test_empty_is_equal(self, shape: tuple[int, ...]) -> None:
-        found = compare(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        found = compare_tensors(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
         assert (found.count, found.nrmse, found.cosine, found.sqnr_db) == (0, 0, 1, math.inf)
         assert (found.worst_index, found.topk_agreement) == (None, None)
 
     def test_scalars(self) -> None:
-        found = compare(np.float32(1.5), np.float32(1.0))
+        found = compare_tensors(np.float32(1.5), np.float32(1.0))
         assert (found.count, found.max_abs, found.worst_index, found.topk_agreement) == (1, 0.5, (), None)
 
     def test_a_small_element_has_no_tolerance_of_a_large_one_beside_it(self) -> None:
         reference, candidate = np.array([0.0, 1000.0], np.float32), np.array([0.5, 1000.0], np.float32)
         options = CompareOptions(atol=0.1, rtol=0.01)
-        assert compare(candidate, reference, options=options).mismatch_fraction == 0.5
+        assert compare_tensors(candidate, reference, options=options).mismatch_fraction == 0.5
 
 
 class TestUlps:
     def test_counts_steps_of_the_storage_dtype(self) -> None:
         one = np.ones(1, np.float32)
         above = np.nextafter(one, np.float32(2))
-        assert compare(above, one).max_ulp == 1
-        assert compare(above, one, dtype="float16").max_ulp == 0
-        assert compare(one * np.float32(1 + 2**-9), one, dtype="float16").max_ulp == 2
-        assert compare(one * np.float32(1 + 2**-7), one, dtype="bfloat16").max_ulp == 1
+        assert compare_tensors(above, one).max_ulp == 1
+        assert compare_tensors(above, one, dtype="float16").max_ulp == 0
+        assert compare_tensors(one * np.float32(1 + 2**-9), one, dtype="float16").max_ulp == 2
+        assert compare_tensors(one * np.float32(1 + 2**-7), one, dtype="bfloat16").max_ulp == 1
 
     def test_one_percent_far_off_does_not_lift_the_percentile(self) -> None:
         reference = np.ones(960, np.float16)
         candidate = reference.copy()
         candidate[:9] += np.float16(0.5)  # fewer than 1 %, and the first to be seen
         candidate[96:] += np.float16(3 * 2**-10)
-        assert compare(candidate, reference).p99_ulp == 3
+        assert compare_tensors(candidate, reference).p99_ulp == 3
 
     def test_across_zero_both_sides_count(self) -> None:
         tiny = np.array([5e-324])
-        assert compare(-2 * tiny, tiny).max_ulp == 3
+        assert compare_tensors(-2 * tiny, tiny).max_ulp == 3
         half = np.full(1, np.finfo(np.float16).smallest_subnormal, np.float16)
-        assert compare(half, -half).max_ulp == 2
+        assert compare_tensors(half, -half).max_ulp == 2
 
     def test_largest_possible_distance(self) -> None:
         largest = np.array([np.finfo(np.float32).max])
-        assert compare(largest, -largest).max_ulp == 2 * 0x7F7FFFFF
+        assert compare_tensors(largest, -largest).max_ulp == 2 * 0x7F7FFFFF
 
     def test_overflow_is_one_step_beyond_the_largest_number(self) -> None:
-        found = compare(np.array([65504.0], np.float32), np.array([70000.0], np.float32), dtype="float16")
+        found = compare_tensors(
+            np.array([65504.0], np.float32), np.array([70000.0], np.float32), dtype="float16"
+        )
         assert found.max_ulp == 1
 
 
@@ -348,33 +357,33 @@ class TestTopK:
     def test_share_of_the_largest_that_agree(self) -> None:
         reference = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
         candidate = np.array([[1, 2, 5, 4], [4, 3, 2, 1]], np.float32)
-        assert compare(candidate, reference).topk_agreement == 0.5
-        assert compare(candidate, reference, options=CompareOptions(topk=2)).topk_agreement == 1
-        assert compare(candidate, reference, options=CompareOptions(topk=3)).topk_agreement == 1
-        assert compare(candidate, reference, options=CompareOptions(topk=0)).topk_agreement is None
+        assert compare_tensors(candidate, reference).topk_agreement == 0.5
+        assert compare_tensors(candidate, reference, options=CompareOptions(topk=2)).topk_agreement == 1
+        assert compare_tensors(candidate, reference, options=CompareOptions(topk=3)).topk_agreement == 1
+        assert compare_tensors(candidate, reference, options=CompareOptions(topk=0)).topk_agreement is None
 
     def test_of_equal_elements_the_first_are_the_largest(self) -> None:
-        assert compare(np.array([3.0, 3.0]), np.array([2.0, 3.0])).topk_agreement == 0
-        assert compare(np.array([3.0, 3.0]), np.array([3.0, 2.0])).topk_agreement == 1
+        assert compare_tensors(np.array([3.0, 3.0]), np.array([2.0, 3.0])).topk_agreement == 0
+        assert compare_tensors(np.array([3.0, 3.0]), np.array([3.0, 2.0])).topk_agreement == 1
 
     @pytest.mark.parametrize("k", [1, 2])
     def test_a_constant_candidate_does_not_agree_with_everything(
         self, k: int, rng: np.random.Generator
     ) -> None:
         reference = rng.standard_normal((200, 10)).astype(np.float32)
-        found = compare(np.zeros_like(reference), reference, options=CompareOptions(topk=k))
+        found = compare_tensors(np.zeros_like(reference), reference, options=CompareOptions(topk=k))
         assert found.topk_agreement == pytest.approx(k / 10, abs=0.1)
 
     def test_does_not_apply_to_integers_nor_to_rows_that_are_too_short(self) -> None:
-        assert compare(np.arange(3), np.arange(3)).topk_agreement is None
-        assert compare(np.ones((3, 1)), np.ones((3, 1))).topk_agreement is None
-        assert compare(np.ones(5), np.ones(5), options=CompareOptions(topk=5)).topk_agreement is None
+        assert compare_tensors(np.arange(3), np.arange(3)).topk_agreement is None
+        assert compare_tensors(np.ones((3, 1)), np.ones((3, 1))).topk_agreement is None
+        assert compare_tensors(np.ones(5), np.ones(5), options=CompareOptions(topk=5)).topk_agreement is None
 
     def test_nan_never_is_among_the_largest(self) -> None:
         reference = np.array([[1, 2, 3], [1, np.nan, 3]], np.float32)
-        assert compare(reference, reference).topk_agreement == 1
+        assert compare_tensors(reference, reference).topk_agreement == 1
         candidate = np.array([[1, 2, np.nan], [1, np.nan, 3]], np.float32)
-        assert compare(candidate, reference).topk_agreement == 0.5
+        assert compare_tensors(candidate, reference).topk_agreement == 0.5
 
     @settings(max_examples=60)
     @given(
@@ -393,7 +402,7 @@ class TestTopK:
         candidate = (
             (reference + noise * rng.standard_normal((rows, columns))).astype(np.float32).round(decimals)
         )
-        found = compare(candidate, reference, options=CompareOptions(topk=k)).topk_agreement
+        found = compare_tensors(candidate, reference, options=CompareOptions(topk=k)).topk_agreement
         if columns <= k:
             assert found is None
             return
@@ -409,23 +418,23 @@ class TestIntegersAndBools:
     def test_differences_are_exact(self, dtype: Any) -> None:
         info = ml_dtypes.iinfo(dtype)
         reference = np.array([0, info.max, info.min, 3], dtype)
-        found = compare(np.array([0, info.max - 1, info.min, 3], dtype), reference, dtype="float16")
+        found = compare_tensors(np.array([0, info.max - 1, info.min, 3], dtype), reference, dtype="float16")
         assert (found.max_abs, found.max_ulp, found.mismatch_fraction) == (1, 1, 0.25)
         assert found.worst_index == (1,)
         assert found.headroom >= 1
-        everything = compare(reference[[1, 2]], reference[[2, 1]])
+        everything = compare_tensors(reference[[1, 2]], reference[[2, 1]])
         assert everything.max_ulp == float(int(info.max) - int(info.min))
 
     def test_tolerances_do_not_apply(self) -> None:
         options = CompareOptions(atol=10, rtol=1)
-        assert compare(np.array([5, 6]), np.array([5, 7]), options=options).mismatch_fraction == 0.5
+        assert compare_tensors(np.array([5, 6]), np.array([5, 7]), options=options).mismatch_fraction == 0.5
 
     def test_widths_may_differ(self) -> None:
         wide = np.array([1, 2**40])
-        assert compare(np.array([1, 3], np.int32), wide).max_ulp == 2**40 - 3
+        assert compare_tensors(np.array([1, 3], np.int32), wide).max_ulp == 2**40 - 3
 
     def test_bools(self) -> None:
-        found = compare(np.array([True, False, True]), np.array([True, True, True]))
+        found = compare_tensors(np.array([True, False, True]), np.array([True, True, True]))
         assert found.mismatch_fraction == pytest.approx(1 / 3)
         assert found.worst_index == (1,)
 
@@ -439,7 +448,7 @@ class TestIncomparable:
         self, candidate: tuple[int, ...], reference: tuple[int, ...]
     ) -> None:
         for dtype in (np.float32, np.int64, bool):
-            found = compare(np.ones(candidate, dtype), np.ones(reference, dtype))
+            found = compare_tensors(np.ones(candidate, dtype), np.ones(reference, dtype))
             assert (found.shape, found.reference_shape) == (candidate, reference)
             assert found.incomparable == f"shape {candidate} instead of {reference}"
             errors = found.max_abs, found.mean_abs, found.max_rel, found.rmse, found.nrmse, found.max_ulp
@@ -448,7 +457,7 @@ class TestIncomparable:
             assert math.isnan(found.cosine)
 
     def test_what_can_be_said_of_the_reference_and_the_candidate_is_said(self) -> None:
-        found = compare(np.array([np.nan, np.inf, 1.0, 2.0]), np.array([3.0, -4.0]), dtype="float16")
+        found = compare_tensors(np.array([np.nan, np.inf, 1.0, 2.0]), np.array([3.0, -4.0]), dtype="float16")
         assert (found.reference_rms, found.reference_max) == (pytest.approx(math.sqrt(12.5)), 4.0)
         assert (found.nan_count, found.inf_count, found.nonfinite, found.count) == (1, 1, 0, 2)
 
@@ -471,8 +480,10 @@ class TestIncomparable:
         assert (found.reference_max, found.nan_count, found.rmse) == (4.0, 0, math.inf)
 
     def test_the_names_of_what_is_incomparable_are_left_out_where_all_is_well(self) -> None:
-        assert not {"shape", "reference_shape", "failure"} & set(to_json(compare(np.ones(2), np.ones(2))))
-        assert to_json(compare(np.ones(2), np.ones(3)))["shape"] == [2]
+        assert not {"shape", "reference_shape", "failure"} & set(
+            to_json(compare_tensors(np.ones(2), np.ones(2)))
+        )
+        assert to_json(compare_tensors(np.ones(2), np.ones(3)))["shape"] == [2]
 
 
 class TestMistakes:
@@ -490,7 +501,7 @@ class TestMistakes:
     def test_pairs_that_cannot_be_compared(
         self, candidate: np.ndarray, reference: np.ndarray, message: str
     ) -> None:
-        for function in (compare, Accumulator().update):
+        for function in (compare_tensors, Accumulator().update):
             with pytest.raises(InputDataError, match=message):
                 function(candidate, reference)
 
@@ -513,9 +524,9 @@ class TestMistakes:
 
     def test_storage_must_be_a_float(self) -> None:
         with pytest.raises(UsageError, match="float dtype"):
-            compare(np.ones(2), np.ones(2), dtype="int8")
+            compare_tensors(np.ones(2), np.ones(2), dtype="int8")
         with pytest.raises(InputDataError, match="did you mean 'float16'"):
-            compare(np.ones(2), np.ones(2), dtype="flot16")
+            compare_tensors(np.ones(2), np.ones(2), dtype="flot16")
 
 
 def test_worst_index_of_several_samples_is_that_of_the_worst() -> None:
@@ -539,7 +550,7 @@ def test_a_value_that_is_not_finite_is_worse_than_any_error_of_another_sample() 
 
 
 def test_the_json_names_every_metric() -> None:
-    found = compare(np.ones(3, np.float32), np.ones(3, np.float32))
+    found = compare_tensors(np.ones(3, np.float32), np.ones(3, np.float32))
     unlike = {"shape", "reference_shape", "failure", "slice_nrmse", "worst_slice"}
     unlike |= {"overflow_low", "overflow_high", "abs_quantile", "psnr_db"}
     names = [field.name for field in dataclasses.fields(Metrics) if field.name not in unlike]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.comparison import Accumulator, CompareOptions, Slice, compare
+from harness.comparison import Accumulator, CompareOptions, Slice, compare_tensors
 
 FLOOR = 0.25
 OPTIONS = CompareOptions(slice_floor=FLOOR)
@@ -50,7 +50,10 @@ def off(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_is_that_of_a_plain_formula(shape: tuple[int, ...]) -> None:
     candidate, reference = off(shape)
-    found, (nrmse, axis, index) = compare(candidate, reference, options=OPTIONS), plain(candidate, reference)
+    found, (nrmse, axis, index) = (
+        compare_tensors(candidate, reference, options=OPTIONS),
+        plain(candidate, reference),
+    )
     if axis < 0:
         assert found.worst_slice is None
         return
@@ -64,14 +67,17 @@ def test_it_is_that_of_a_plain_formula(shape: tuple[int, ...]) -> None:
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 99))
 def test_it_is_that_of_a_plain_formula_for_any_shape(shape: list[int], seed: int) -> None:
     candidate, reference = off(tuple(shape), seed)
-    found = compare(candidate, reference, options=OPTIONS)
+    found = compare_tensors(candidate, reference, options=OPTIONS)
     assert found.slice_nrmse == pytest.approx(plain(candidate, reference)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_measuring_slices_changes_no_other_metric(shape: tuple[int, ...]) -> None:
     candidate, reference = off(shape)
-    with_slices, without = compare(candidate, reference, options=OPTIONS), compare(candidate, reference)
+    with_slices, without = (
+        compare_tensors(candidate, reference, options=OPTIONS),
+        compare_tensors(candidate, reference),
+    )
     assert without.worst_slice is None
     for name in ("rmse", "nrmse", "cosine", "max_abs", "p99_ulp", "topk_agreement", "worst_index"):
         assert getattr(with_slices, name) == pytest.approx(getattr(without, name), rel=1e-6), name
@@ -81,7 +87,7 @@ def test_one_channel_of_512_that_is_wrong_is_named() -> None:
     reference = np.random.default_rng(0).standard_normal((1, 512, 8, 8)).astype(np.float32)
     candidate = reference.copy()
     candidate[:, 300] = 0
-    found = compare(candidate, reference, options=OPTIONS)
+    found = compare_tensors(candidate, reference, options=OPTIONS)
     assert found.nrmse < 0.06 < 0.9 < found.slice_nrmse
     assert str(found.worst_slice) == "[:, 300, :, :]"
 
@@ -89,14 +95,14 @@ def test_one_channel_of_512_that_is_wrong_is_named() -> None:
 def test_what_rounding_leaves_of_a_channel_of_nothing_is_no_error() -> None:
     reference = np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)
     reference[:, 3] = 0
-    found = compare(reference + np.float32(1e-4), reference, options=OPTIONS)
+    found = compare_tensors(reference + np.float32(1e-4), reference, options=OPTIONS)
     assert found.slice_nrmse < 1e-3
 
 
 def test_infinities_of_a_mask_belong_to_no_slice() -> None:
     candidate, reference = off((4, 64))
     candidate[:, ::2] = reference[:, ::2] = -np.inf
-    found = compare(candidate, reference, options=OPTIONS)
+    found = compare_tensors(candidate, reference, options=OPTIONS)
     assert math.isfinite(found.slice_nrmse)
     assert found.nonfinite == 0
 
@@ -106,7 +112,7 @@ def test_samples_add_up_slice_by_slice() -> None:
     sums = Accumulator(options=OPTIONS)
     for candidate, reference in pairs:
         sums.update(candidate, reference)
-    together = compare(*(np.stack(side) for side in zip(*pairs, strict=True)), options=OPTIONS)
+    together = compare_tensors(*(np.stack(side) for side in zip(*pairs, strict=True)), options=OPTIONS)
     error = np.stack([c.astype(np.float64) - r for c, r in pairs])
     found = sums.result().worst_slice
     assert found is not None

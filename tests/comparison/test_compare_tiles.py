@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.comparison.accumulator import TiledArray, tiles
 
 CHILD = r"""
 import re, sys
 import numpy as np
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 pair = [np.memmap(path, np.float32, "r").reshape(-1, 512) for path in sys.argv[1:]]
-found = compare(*pair)
+found = compare_tensors(*pair)
 assert found.count == pair[0].size and found.max_abs == 0
 print(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
 """
@@ -59,7 +59,7 @@ def test_what_was_written_to_a_mapping_survives(tmp_path: Path, mode: str) -> No
     if mode != "r":
         mapped[:5] = -1
     before = mapped[:10].tolist()
-    assert compare(mapped, np.array(mapped)).max_abs == 0
+    assert compare_tensors(mapped, np.array(mapped)).max_abs == 0
     assert mapped[:10].tolist() == before
 
 
@@ -72,4 +72,4 @@ def test_slices_of_a_mapping_find_their_place_in_it(tmp_path: Path) -> None:
     tiled.drop(0, 100_000)
     np.testing.assert_array_equal(tiled[: 1 << 20], values[3 * 1024 + 1000 :][: 1 << 20])
     tiled.drop(1 << 20, mapped.size)
-    assert compare(mapped, values[3 * 1024 + 1000 :]).max_abs == 0
+    assert compare_tensors(mapped, values[3 * 1024 + 1000 :]).max_abs == 0

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from harness.backends import DoubleReference, Reference
 from harness.backends.session import create_session
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.diagnosis import DiagnosisVerdict, Subject, diagnose, diagnose_model
 from harness.diagnosis.context import cut, make_bench
 from harness.diagnosis.handover import emulated_model
@@ -28,7 +28,7 @@ X = RNG.standard_normal((4, 64)).astype(np.float32)
 def nrmse(model: Model, x: np.ndarray, expected: np.ndarray) -> float:
     """The error of a typed model, whose own types the reference keeps."""
     found = Reference(model).run({"x": x})["y"]
-    return compare(found.astype(np.float32), expected.astype(np.float32), dtype="float32").nrmse
+    return compare_tensors(found.astype(np.float32), expected.astype(np.float32), dtype="float32").nrmse
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.TF32])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.case import Waived
-from harness.comparison import GateResult, Slice, compare
+from harness.comparison import GateResult, Slice, compare_tensors
 from harness.judge import (
     Baked,
     Cause,
@@ -37,7 +37,7 @@ RTX = CompileReport("TensorRT for RTX", "1.6.1", "strong")
 
 
 def failing(**changes: object) -> OutputResult:
-    metrics = dataclasses.replace(compare(np.float64([1, 2]), np.float64([1, 2.5])), **changes)  # type: ignore[arg-type]
+    metrics = dataclasses.replace(compare_tensors(np.float64([1, 2]), np.float64([1, 2.5])), **changes)  # type: ignore[arg-type]
     return OutputResult("y", 0, metrics, (GateResult("nrmse", 0.01, 0.3, False),))
 
 
@@ -46,7 +46,7 @@ def gated(metric: str, **changes: object) -> OutputResult:
 
 
 def ragged() -> OutputResult:
-    metrics = compare(np.zeros(3), np.zeros(4))
+    metrics = compare_tensors(np.zeros(3), np.zeros(4))
     return OutputResult("y", 0, metrics, (GateResult("shape", 0.0, math.inf, False),))
 
 

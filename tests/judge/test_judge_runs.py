@@ -16,7 +16,7 @@ from graphs import graph_model, norm_chain
 import harness
 from harness.backends import Candidate, Evaluation, Plan, Timing
 from harness.case import Case, RunSpec, load_case
-from harness.comparison import GateResult, compare
+from harness.comparison import GateResult, compare_tensors
 from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.judge import (
     Candidates,
@@ -111,7 +111,7 @@ def test_an_infinity_that_its_format_could_hold_is_no_origin_behind_an_error(tmp
 
 def test_the_tightest_gate_limits_the_error_of_an_output() -> None:
     one = np.full(4, 2.0, np.float32)
-    metrics = compare(one, one)
+    metrics = compare_tensors(one, one)
     gates = [("rmse", 0.1), ("nrmse", 0.01), ("nrmse", 0.2), ("max_abs", 1e-9)]
     results = [GateResult(metric, limit, 0.0, True) for metric, limit in gates]
     for chosen, limit in ((results, 0.02), (results[:1], 0.1), (results[-1:], 0.0)):

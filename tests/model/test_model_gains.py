@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.comparison import CompareOptions, compare
+from harness.comparison import CompareOptions, compare_tensors
 from harness.model import Gains, gains_of, load_model
 
 RNG = np.random.default_rng(0)
@@ -99,8 +99,10 @@ def test_a_slice_that_is_small_by_construction_is_judged_by_its_own_size() -> No
     candidate[:, 4] += 0.5
     known = Gains(1, tuple(map(float, FACTORS)), (0.0,) * 6)
     floor = 0.4
-    without = compare(candidate, reference, dtype="float16", options=CompareOptions(slice_floor=floor))
-    with_gains = compare(
+    without = compare_tensors(
+        candidate, reference, dtype="float16", options=CompareOptions(slice_floor=floor)
+    )
+    with_gains = compare_tensors(
         candidate, reference, dtype="float16", options=CompareOptions(slice_floor=floor, gains=known)
     )
     assert without.slice_nrmse < 0.01
@@ -114,7 +116,7 @@ def test_what_cancels_within_a_slice_has_the_floor_of_its_gain() -> None:
     candidate = reference + np.float32(1e-3)
     even = Gains(1, (1.0,) * 6, (0.0,) * 6)
     options = CompareOptions(slice_floor=0.4, gains=even)
-    assert compare(candidate, reference, dtype="float16", options=options).slice_nrmse < 0.02
+    assert compare_tensors(candidate, reference, dtype="float16", options=options).slice_nrmse < 0.02
 
 
 def test_what_is_added_to_a_slice_counts() -> None:
@@ -123,4 +125,4 @@ def test_what_is_added_to_a_slice_counts() -> None:
     candidate = reference + np.float32(1e-3)
     known = Gains(1, tuple(map(float, FACTORS)), (0.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     options = CompareOptions(slice_floor=0.4, gains=known)
-    assert compare(candidate, reference, dtype="float16", options=options).slice_nrmse < 0.02
+    assert compare_tensors(candidate, reference, dtype="float16", options=options).slice_nrmse < 0.02

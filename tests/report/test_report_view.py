@@ -9,7 +9,7 @@ import pytest
 
 from harness.comparison import GateResult
 from harness.judge import Accumulators, Emulation, RunError, Verdict
-from harness.report import attention, worst_error
+from harness.report import attention, deciding_error
 from harness.report.run.view import alike, explain, flags, gate_text, matrix
 from harness.report.words import Statement
 from harness.tensors import Accumulate, Precision
@@ -208,9 +208,9 @@ def test_a_gate_reads_as_a_comparison_that_is_true(gate: GateResult, text: str) 
 
 def test_an_output_that_is_not_finite_has_an_infinite_error(make_result, make_output) -> None:
     result = make_result(Verdict.FAIL, outputs=(make_output("y", 0.1, nonfinite=3),))
-    assert worst_error(result) == math.inf
+    assert deciding_error(result) == math.inf
     assert "3 of 1000 elements not finite" in statements(result)["output"]
-    assert worst_error(make_result(outputs=())) is None
+    assert deciding_error(make_result(outputs=())) is None
 
 
 def test_flags_say_what_is_remarkable(make_layer) -> None:

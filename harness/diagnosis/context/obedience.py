@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.model import PRODUCTS, Model
 from harness.worker.protocol import Kernel, KernelList
 
@@ -88,7 +88,7 @@ def obeyed_by_numbers(
     for name in names:
         if name in emulated and name in emulated_without:
             held = (engine[name], emulated[name], emulated_without[name])
-            errors = [compare(value, reference[name], dtype=None).error for value in held]
+            errors = [compare_tensors(value, reference[name], dtype=None).error for value in held]
             found.append(_nearer(*errors))
     told = set(found) - {Obedience.OPEN}
     return told.pop() if len(told) == 1 else Obedience.OPEN

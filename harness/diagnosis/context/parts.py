@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.comparison import GateResult, compare
+from harness.comparison import GateResult, compare_tensors
 from harness.diagnosis.context.subject import Subject
 from harness.judge import TensorGates
 from harness.model import Model, extract
@@ -101,8 +101,8 @@ def tensor_gates(
     nodes, or by the gates of an output.
     """
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
-    metrics = compare(np.asarray(value), reference, dtype=dtype)
-    baseline = None if emulated is None else compare(np.asarray(emulated), reference, dtype=dtype)
+    metrics = compare_tensors(np.asarray(value), reference, dtype=dtype)
+    baseline = None if emulated is None else compare_tensors(np.asarray(emulated), reference, dtype=dtype)
     # Between nodes, one index more or less may not matter.
     exact = is_output and reference.dtype.kind in "biu"
     gates = TensorGates(subject.model, subject.bench.case.tolerances, precision)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.backends import TensorRTCandidate, shape_ranges
-from harness.comparison import compare, not_computed
+from harness.comparison import compare_tensors, not_computed
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
     Conclusion,
@@ -257,7 +257,7 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
         for sample, feeds in enumerate(subject.bench.feeds):
             values = runner.run(feeds)
             for name, reference in subject.bench.expected[sample].items():
-                metrics = compare(values[name], reference, dtype=None)
+                metrics = compare_tensors(values[name], reference, dtype=None)
                 decided = name not in subject.undecided
                 worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse if decided else 0.0)
     except HarnessError as error:
@@ -408,6 +408,6 @@ def _signature(subject: Subject, part: GraphPart, precision: Precision) -> dict[
         if name in values.failures:
             metrics = not_computed(expected, values.failures[name])
         else:
-            metrics = compare(values.tensors[name], expected, dtype=None)
+            metrics = compare_tensors(values.tensors[name], expected, dtype=None)
         found[name] = ReproOutput(metrics.nonfinite, metrics.nrmse)
     return found

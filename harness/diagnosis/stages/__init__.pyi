@@ -25,9 +25,9 @@ from .cures import try_products as try_products
 from .cures import try_sums as try_sums
 from .cures import try_whole_kernels as try_whole_kernels
 from .divergence import trace_fp32 as trace_fp32
-from .gates import check as check
 from .gates import check_gates as check_gates
 from .gates import check_stability as check_stability
+from .gates import judge_candidate as judge_candidate
 from .observation import observe as observe
 from .observation import observe_engine as observe_engine
 from .prediction import ask_emulator as ask_emulator

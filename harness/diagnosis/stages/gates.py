@@ -163,7 +163,7 @@ def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> l
     return list(subject.judge(Computed(narrowed), sample, subject.plan()))
 
 
-def check(seen: Seen, context: Context) -> Seen:
+def judge_candidate(seen: Seen, context: Context) -> Seen:
     """Judge the reference and the unobserved candidate, and while it is built what the emulator can say before."""
     text = "run the reference and the unobserved candidate"
     context.report(Stage.GATES, text)

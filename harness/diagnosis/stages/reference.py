@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.backends import DoubleReference, Reference
-from harness.comparison import DEFAULT_GATES, compare, find_origins
+from harness.comparison import DEFAULT_GATES, compare_tensors, find_origins
 from harness.diagnosis.context import Conclusion, GateCheck, Subject
 from harness.diagnosis.explain import TensorsAround, why
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin
@@ -154,7 +154,7 @@ def _file_origins(subject: Subject, own: OwnRoundings) -> dict[str, str]:
         for feeds in subject.bench.feeds:
             exact, kept = without.run(feeds, tensors), subject.bench.itself.run(feeds, tensors)
             for name in tensors:
-                found = compare(as_float32(kept[name]), as_float32(exact[name]), dtype="float32")
+                found = compare_tensors(as_float32(kept[name]), as_float32(exact[name]), dtype="float32")
                 errors[name] = max(errors[name], found.error)
     finally:
         without.close()
@@ -192,7 +192,7 @@ def _unstable_nodes(subject: Subject) -> dict[str, str]:
         wide = double.run(feeds).tensors
         narrow = subject.bench.reference.run(feeds, tensors)
         for name in tensors:
-            metrics = compare(wide[name].astype(np.float32), narrow[name], dtype="float32")
+            metrics = compare_tensors(wide[name].astype(np.float32), narrow[name], dtype="float32")
             if (metrics.nonfinite or not metrics.nrmse <= bound) and not failed[name]:
                 failed[name] = True
                 lost[name] = _followed(name, metrics.worst_index, wide, narrow, model.predecessors)

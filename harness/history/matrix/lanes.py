@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from harness.case import Case, RunSpec
-from harness.cluster import CaseUnit, Cluster, Kept, Stage
+from harness.cluster import CaseUnit, Cluster, Kept, OnStage
 from harness.compiler import conversion_warning
 from harness.environments import select
 from harness.errors import HarnessError, InternalError, UnitLostError
@@ -105,7 +105,7 @@ class BuildUnit(CaseUnit["Lane", Built]):
         """See Unit: the build that this one is compared with."""
         return replace(self, first=result)
 
-    def carry_out(self, desk: Lane, stage: Stage) -> Built:
+    def carry_out(self, desk: Lane, stage: OnStage) -> Built:
         """See Unit."""
         unit = replace(self, case=desk.judge.known(self.case))
         return desk.carry_out(unit, lambda: None, stage, lambda: self.first)
@@ -127,7 +127,7 @@ class Lane:
         """Free engines and end workers."""
         self.judge.close()
 
-    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: Stage, first: First) -> Built:
+    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: OnStage, first: First) -> Built:
         """Judge one build, and make its rows; a mistake of harness ends neither a night nor its other builds."""
         begin()
         self.candidates.begin(unit.build)
@@ -182,7 +182,7 @@ class RemoteLane:
         self.releases = (release,)
         self._cluster = cluster
 
-    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: Stage, first: First) -> Built:
+    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: OnStage, first: First) -> Built:
         """See Lane.carry_out; a build that its workers died of leaves a row that says so."""
         try:
             if unit.is_first:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from harness.case import Case, RunSpec
 from harness.cluster import files_of
-from harness.cluster import opened as opened_cluster
+from harness.cluster import open_cluster as opened_cluster
 from harness.compiler import ConversionWarning
 from harness.errors import HistoryError
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated

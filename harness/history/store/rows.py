@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.case import Case
-from harness.comparison import NONFINITE, GateResult, Metrics, compare, look_behind
+from harness.comparison import NONFINITE, GateResult, Metrics, compare_tensors, look_behind
 from harness.history.store.engines import BuiltLayer, write_layers, write_reason
 from harness.history.store.schema import MISTAKE, NAMES, Row
 from harness.history.types import RowKind
@@ -82,7 +82,7 @@ def _distance(mine: Sequence[Tensors], others: Sequence[Tensors], tensor: str) -
         return None
     total, count = 0.0, 0
     for one, other in zip(mine, others, strict=True):
-        difference = compare(np.asarray(one[tensor]), np.asarray(other[tensor]))
+        difference = compare_tensors(np.asarray(one[tensor]), np.asarray(other[tensor]))
         if difference.incomparable:
             return math.inf
         total += difference.rmse**2 * difference.count

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Plan, tensor_sizes
 from harness.case import Case, FileFill, InputSpec, make_feeds
-from harness.comparison import DEFAULT_GATES, compare
+from harness.comparison import DEFAULT_GATES, compare_tensors
 from harness.errors import CandidateError, HarnessError, NodeFailedError
 from harness.judge.checks.baked import find_baked
 from harness.judge.outputs import TensorGates
@@ -311,4 +311,4 @@ def _error(one: np.ndarray, other: np.ndarray) -> float:
         return float("inf") if one.shape != other.shape else 0.0
     if one.dtype.kind != "f":
         return 0.0 if np.array_equal(one, other) else float("inf")
-    return compare(one, np.ascontiguousarray(other)).error
+    return compare_tensors(one, np.ascontiguousarray(other)).error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
-from harness.comparison import compare
+from harness.comparison import compare_tensors
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Workbench
 from harness.tensors import Accumulate, Precision
@@ -39,7 +39,7 @@ def cost_of_sums(bench: Workbench, precision: Precision, outputs: Sequence[Outpu
     plain = bench.emulator_with(replace(bench.assumed, accumulate=Accumulate.FP32))
     both = bench.emulated(precision, worst.sample), plain.attempt(feeds, precision)
     found = [computed.tensors.get(worst.tensor) for computed in both]
-    low, high = (inf if value is None else compare(value, reference).nrmse for value in found)
+    low, high = (inf if value is None else compare_tensors(value, reference).nrmse for value in found)
     if not low > MUCH * high or worst.metrics.nrmse <= high:
         return None
     return (

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.backends import ChoosingFile, Computed, Emulator, OtherFile, Reference
-from harness.judge.reference import Bench, Tensors
+from harness.backends import ChoosingFile, Computed, Emulator, OtherFile, Reference, Tensors
+from harness.judge.reference import Bench
 from harness.judge.selections.choosers import Chooser, choosers
 from harness.judge.selections.guesses import guess_choices
 from harness.judge.selections.near_ties import Choosing, Chosen, follow_choices

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from harness.backends import Reference
-from harness.judge.reference import Tensors
+from harness.backends import Reference, Tensors
 from harness.judge.selections.choosers import Chooser, choosers
 from harness.judge.selections.near_ties import Tell, may_change_places
 from harness.model import Model

@@ -8,11 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.backends import Computed, Reference
+from harness.backends import Computed, Reference, Tensors
 from harness.comparison import DEFAULT_GATES
 from harness.judge.losses import Selection
 from harness.judge.outputs import TensorGates
-from harness.judge.reference import Tensors
 from harness.judge.selections.choosers import Chooser, choosers
 from harness.model import Model, round_array
 from harness.tensors import Precision

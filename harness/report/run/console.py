@@ -16,13 +16,13 @@ from harness.report.run.view import (
     Row,
     alike,
     attention,
+    deciding_error,
     explain,
     flags,
     gates_text,
     matrix,
     remarks,
     skips,
-    worst_error,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, summary
 from harness.report.words import LAYER_NUMBERS, is_plain, layer_legend, make_table, print_explanation, say
@@ -203,7 +203,7 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
         return []
     look = LOOKS[result.verdict]
     parts = [Text(*look.styled(plain=plain))]
-    worst = worst_error(result)
+    worst = deciding_error(result)
     if worst is not None and result.verdict is not Verdict.ERROR:
         gates = "" if result.judged_as is None else f" as {result.judged_as}"
         parts.append(Text(number(worst) + gates, style=look.style if look.tone == "bad" else "dim"))

@@ -58,7 +58,7 @@ class Row:
     def worst_output(self) -> str:
         """The output to look at first in that run; empty where no output decided."""
         run = self.worst_run
-        if worst_error(run) is None:
+        if deciding_error(run) is None:
             return ""
         if run.cause is Cause.FILE and run.own_roundings is not None:
             return run.own_roundings.output or ""
@@ -194,7 +194,7 @@ def shared(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {text: names(cases, MOST_CASES) for text, cases in named.items()}
 
 
-def worst_error(result: RunResult) -> float | None:
+def deciding_error(result: RunResult) -> float | None:
     """The nrmse that decided, the largest of the outputs; infinite where an element is not finite.
 
     That of a file that is ruined is its own. None without outputs, and where no nrmse decided: they pass, and another
@@ -360,4 +360,4 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
 
 
 def _severity_and_error(result: RunResult) -> tuple[float, float]:
-    return severity(result), worst_error(result) or 0.0
+    return severity(result), deciding_error(result) or 0.0

@@ -33,7 +33,7 @@ from .inspection import check_realised, layers_of, list_kernels, parse_inspector
 from .log import Log, make_logger
 from .network import ParserRefusal
 from .release import PRODUCTS, Release
-from .runtime import Cuda, Execution, load_cudart, measure_latency, measure_layers
+from .runtime import Cuda, Execution, load_cudart, measure_latency, time_layers
 
 #: Faults of the model or of this build of it, and not of what was asked for.
 _COMPILE_FAILURES = ("build_failed", "no_gpu", "unsupported", "out_of_memory")
@@ -199,7 +199,7 @@ class Adapter:
             latency = None
             if request.repeats:
                 latency = measure_latency(execution, cuda, warmup=request.warmup, repeats=request.repeats)
-            layer_ms = measure_layers(self._trt, execution, cuda) if request.profile else {}
+            layer_ms = time_layers(self._trt, execution, cuda) if request.profile else {}
         except Fault as fault:
             fault.evidence += self.log.errors(start)
             raise

@@ -350,7 +350,7 @@ def measure_latency(execution: Execution, cuda: Cuda, *, warmup: int, repeats: i
     return Latency(float(np.median(times)), float(np.percentile(times, 99)), repeats)
 
 
-def measure_layers(trt: Any, execution: Execution, cuda: Cuda) -> Dict[str, float]:
+def time_layers(trt: Any, execution: Execution, cuda: Cuda) -> Dict[str, float]:
     """Median milliseconds of each engine layer, in a context of its own: a profiler slows what it watches.
 
     Layers of one name count as one.
