@@ -66,5 +66,19 @@ def test_each_public_name_is_there(package: str):
     assert not missing
 
 
+def test_no_two_packages_offer_different_things_under_one_name():
+    offered: dict[str, dict[str, object]] = {}
+    for package, names in faces().items():
+        module = import_module(f"harness.{package}" if package else "harness")
+        for name in names:
+            offered.setdefault(name, {})[f"harness.{package}".rstrip(".")] = getattr(module, name)
+    different = [
+        f"{name}: {', '.join(found)}"
+        for name, found in offered.items()
+        if any(each != next(iter(found.values())) for each in found.values())
+    ]
+    assert not different, "call one of them something else:\n" + "\n".join(different)
+
+
 if __name__ == "__main__":
     PINNED.write_text("\n".join(lines(faces())) + "\n")
