@@ -338,24 +338,47 @@ class OutputRow:
     after: OutputNumbers | None = field(default=None, metadata=UNLESS_DEFAULT)
 
 
+_FIRST = (
+    *("case", "case_path", "precision", "candidate", "verdict", "summary", "origins", "culprits"),
+    *("confirmed", "minimal", "minimal_on", "faithful", "islands"),
+)
+"""What documents begin with."""
+
+
 @dataclass(frozen=True)
-class Diagnosis:
+class Blame:
+    """What is at fault, and how surely.
+
+    Args:
+        verdict: what kind of fault it is.
+        origins: where the error starts, in topological order.
+        culprits: the nodes at fault, which must go back to FP32, in topological order.
+        confirmed: the unobserved candidate was seen to pass with what is proposed.
+        minimal_on: on what each culprit alone was seen to be needed: `candidate`, or `emulator` where it stands for an
+            engine; else None.
+        separations: for `fusion`: the tensors that must not be fused away.
+    """
+
+    verdict: DiagnosisVerdict
+    origins: tuple[Origin, ...] = ()
+    culprits: tuple[str, ...] = ()
+    confirmed: bool = False
+    minimal_on: str | None = None
+    separations: tuple[Separation, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis(Blame):
     """The answer.
 
     Args:
         case: name of the case.
         precision: the precision under test.
         candidate: `emulator` or the name of an environment.
-        verdict: what kind of fault it is.
         summary: the answer in one or two sentences.
-        origins: where the error starts, in topological order.
-        culprits: the nodes that must go back to FP32, in topological order.
-        confirmed: the unobserved candidate was seen to pass with what the diagnosis proposes.
         minimal: each culprit alone was seen to be needed by the unobserved candidate.
-        minimal_on: on what that was shown: `candidate`, or `emulator` where it stands for an engine; else None.
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         islands: the culprits as connected parts of the graph.
-        separations: for `fusion`: the tensors that must not be fused away.
         cost: what was spent.
         evidence: what was shown, in the order of the stages.
         advice: what to do next, one command or sentence each.
@@ -387,16 +410,10 @@ class Diagnosis:
     case: str
     precision: Precision
     candidate: str
-    verdict: DiagnosisVerdict
     summary: str
-    origins: tuple[Origin, ...] = ()
-    culprits: tuple[str, ...] = ()
-    confirmed: bool = False
     minimal: bool = False
-    minimal_on: str | None = None
     faithful: bool | None = None
     islands: tuple[tuple[str, ...], ...] = ()
-    separations: tuple[Separation, ...] = ()
     cost: Cost = field(default_factory=Cost)
     evidence: tuple[Evidence, ...] = ()
     advice: tuple[str, ...] = ()
@@ -462,11 +479,11 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.diagnosis/1`: plain types, non-finite numbers as strings."""
+        document = to_json(self)
         return {
             "schema": DIAGNOSIS_SCHEMA,
-            "case": self.case,
-            "case_path": self.case_path,
-            **to_json(self),
+            **{name: document[name] for name in _FIRST},
+            **document,
             "repro": None if self.repro is None else str(self.repro.folder),
             "repro_shows": None if self.repro is None else self.repro.shows,
             "outputs": to_json(_outputs(self.before, self.outputs_after)),

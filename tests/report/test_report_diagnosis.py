@@ -105,7 +105,7 @@ def test_commands_are_never_wrapped(diagnosis: Diagnosis) -> None:
 
 @pytest.mark.parametrize("verdict", list(DiagnosisVerdict))
 def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: DiagnosisVerdict) -> None:
-    plain = Diagnosis("case", Precision.FP16, "emulator", verdict, "said")
+    plain = Diagnosis(verdict, case="case", precision=Precision.FP16, candidate="emulator", summary="said")
     assert heading(plain) == f"case at fp16: {verdict}"
     assert statements(plain)[0].label == "what"
     assert str(verdict) in printed(plain)

@@ -14,10 +14,10 @@ from harness.diagnosis.context.engine import Relaxed, regions_around
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.suspects import introduced_by_node
 from harness.diagnosis.results import (
+    Blame,
     DiagnosisVerdict,
     Evidence,
     EvidenceKind,
-    Origin,
     Price,
     Recipe,
     Repro,
@@ -283,17 +283,11 @@ class Unseen:
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class Conclusion(Blame):
     """What the stages come to, before it is put into words.
 
     Args:
-        verdict: what kind of fault it is.
-        culprits: the nodes at fault, in topological order.
         island: the nodes that are kept in FP32 to cure it; the culprits, but for faults that FP32 does not cure.
-        confirmed: the unobserved candidate was seen to pass with the island, or the separations, or in FP32.
-        minimal_on: on what each culprit was seen to be needed.
-        origins: where the error starts.
-        separations: the tensors that must not be fused away.
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
         own: for `file`, what the model's own roundings do to it.
@@ -303,13 +297,7 @@ class Conclusion:
         fp32_sums: in place of an island: the products that are added up in FP32 to cure it.
     """
 
-    verdict: DiagnosisVerdict
-    culprits: tuple[str, ...] = ()
     island: tuple[str, ...] = ()
-    confirmed: bool = False
-    minimal_on: str | None = None
-    origins: tuple[Origin, ...] = ()
-    separations: tuple[Separation, ...] = ()
     suspects: tuple[str, ...] = ()
     cure: CureSearch | None = None
     own: OwnRoundings | None = None
