@@ -79,10 +79,10 @@ def describe(folder: str, files: Sequence[str]) -> About:
         EnvironmentConfigError: its harness.toml is wrong.
     """
     started_in = _own_folder()
-    if not Path(folder).is_dir():
-        return About(version(), tuple(load()), (folder,), started_in)
-    os.chdir(folder)
-    lacks = tuple(path for path in files if not Path(path).exists())
+    lacks: tuple[str, ...] = (folder,)
+    if Path(folder).is_dir():
+        os.chdir(folder)
+        lacks = tuple(path for path in files if not Path(path).exists())
     return About(version(), tuple(load()), lacks, started_in)
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import harness.worker.protocol
@@ -50,12 +51,11 @@ def start_command(launch: Launch, scratch: Path, address: Path, adapter: Path | 
         address: the Unix socket.
         adapter: a file with another adapter than the one for TensorRT.
     """
-    places = {
-        "{gpu}": str(launch.gpu),
-        "{scratch}": str(scratch.parent),
-        "{worker}": str(WORKER_FOLDER),
-    }
-    command = [_fill(part, places) for part in launch.command]
+    gpu, folder, worker = str(launch.gpu), str(scratch.parent), str(WORKER_FOLDER)
+    command = [
+        part.replace("{gpu}", gpu).replace("{scratch}", folder).replace("{worker}", worker)
+        for part in launch.command
+    ]
     command += [str(WORKER_FOLDER / "main.py"), "--connect", str(address)]
     if adapter is not None:
         command += ["--adapter", str(adapter)]
@@ -78,12 +78,6 @@ def start_variables(launch: Launch, caller: Mapping[str, str]) -> dict[str, str]
     return variables | gpu_variables(launch.gpu, caller) | dict(launch.variables)
 
 
-def _fill(part: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        part = part.replace(name, value)
-    return part
-
-
 def gpu_variables(gpu: int, caller: Mapping[str, str]) -> dict[str, str]:
     """The variables that leave a worker one GPU.
 
@@ -100,12 +94,8 @@ def gpu_variables(gpu: int, caller: Mapping[str, str]) -> dict[str, str]:
         # The order in which nvidia-smi counts; CUDA's own default puts the fastest GPU first.
         order = caller.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         return {"CUDA_VISIBLE_DEVICES": str(gpu), "CUDA_DEVICE_ORDER": order}
-    entries = []
-    for entry in listed.split(","):
-        entry = entry.strip()
-        if entry in ("", "-1"):  # CUDA reads no further
-            break
-        entries.append(entry)
+    # CUDA reads no further than an entry that names no GPU.
+    entries = list(takewhile(lambda entry: entry not in ("", "-1"), map(str.strip, listed.split(","))))
     if gpu >= len(entries):
         raise EnvironmentConfigError(
             f"gpu = {gpu}, but CUDA_VISIBLE_DEVICES={listed!r} lets only {len(entries)} be seen",

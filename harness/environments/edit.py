@@ -126,10 +126,10 @@ def _table(values: Mapping[str, Any], **tables: Mapping[str, Any] | None) -> Any
     for key, value in values.items():
         if value is not None:
             table[key] = value
-    for key, values in tables.items():
-        if values:
+    for key, content in tables.items():
+        if content:
             table[key] = tomlkit.inline_table()
-            table[key].update(values)
+            table[key].update(content)
     return table
 
 

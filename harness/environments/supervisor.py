@@ -169,7 +169,10 @@ class Supervisor:
         with self._guard:
             worker = self.worker()
             try:
-                with turns_of(self.environment.gpu).taken(alone=_is_timed(message)):
+                timed = isinstance(message, protocol.InferRequest) and (
+                    message.repeats > 0 or message.profile
+                )
+                with turns_of(self.environment.gpu).taken(alone=timed):
                     reply = worker.request(message, self._limit(message) if seconds is None else seconds)
             except WorkerCrashedError:
                 self._drop_suspect(message)
@@ -338,10 +341,6 @@ class Supervisor:
         if isinstance(message, protocol.Compile):
             return limits.compile
         return limits.inference if isinstance(message, protocol.InferRequest) else limits.start
-
-
-def _is_timed(message: Answered[Any]) -> bool:
-    return isinstance(message, protocol.InferRequest) and (message.repeats > 0 or message.profile)
 
 
 _shared: dict[Environment, Supervisor] = {}

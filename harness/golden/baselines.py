@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from harness.golden.store import damaged, folder_of, refuse_in_ci
 from harness.tensors import write_text
@@ -25,16 +25,12 @@ EMULATOR = "emulator"
 _MOST_CHANGES = 50  # of a baseline's past that are kept
 
 
-def _number(value: object) -> object:
-    return float(value) if value in ("inf", "-inf", "nan") else value
-
-
 def _spell(value: float) -> float | str:
     """Seven digits, which is what the history has; numbers that JSON lacks as text."""
     return float(f"{value:.7g}") if abs(value) < float("inf") else str(value)
 
 
-Number = Annotated[float, BeforeValidator(_number), PlainSerializer(_spell)]
+Number = Annotated[float, PlainSerializer(_spell)]
 
 
 class _Frozen(BaseModel):

@@ -117,12 +117,8 @@ class GoldenStore:
     def update(self, case: str, provenance: Provenance, outputs: Samples) -> GoldenStatus:
         """Write the golden reference if it is missing, damaged or another answer.
 
-        One that agrees up to rounding stays as it is: who updates on another machine leaves no noise behind.
-
-        Args:
-            case: name of the case.
-            provenance: where the fresh outputs come from.
-            outputs: the reference's outputs by name, sample by sample.
+        One that agrees up to rounding stays as it is: who updates on another machine leaves no noise behind. It takes
+        what `check` takes.
 
         Returns:
             What `check` said before; unless `ok`, the reference has been rewritten.

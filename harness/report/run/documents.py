@@ -98,7 +98,7 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
 def _cell(result: RunResult | None) -> str:
     if result is None:
         return ""
-    look, worst = words.LOOKS[result.verdict], view.worst_error(result)
+    look, worst = words.LOOKS[result.verdict], view.deciding_error(result)
     text = f"{look.glyph} {look.word}"
     if worst is not None and result.verdict is not Verdict.ERROR:
         text += f" {number(worst)}"
