@@ -16,7 +16,7 @@ from harness.tensors import Precision, from_json, to_json, write_text
 from harness.worker.protocol import BuildOption, Choice, Fingerprint, Profile, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
-Place = tuple[Any, ...]
+ChoicePlace = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class TacticRecord:
         return self.report.alternatives
 
     @cached_property
-    def by_place(self) -> Mapping[Place, tuple[Choice, ...]]:
+    def by_place(self) -> Mapping[ChoicePlace, tuple[Choice, ...]]:
         """The choices by where they were made; more than one where unnamed layers repeat."""
-        found: dict[Place, list[Choice]] = defaultdict(list)
+        found: dict[ChoicePlace, list[Choice]] = defaultdict(list)
         for choice in self.choices:
             found[choice.place].append(choice)
         return {place: tuple(choices) for place, choices in found.items()}
