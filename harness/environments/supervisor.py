@@ -77,7 +77,7 @@ class Supervisor:
                 )
             return self._variants[merged]
 
-    def turn(self) -> AbstractContextManager[object]:
+    def turn(self) -> AbstractContextManager[bool]:
         """Nobody else asks this worker meanwhile; it waits for whoever does."""
         return self._guard
 
