@@ -42,6 +42,7 @@ IN_PINS = "for the program that builds with pins, and for readers of the JSON of
 UNREAD = {
     "TacticOrders.cache_path": ORDERS,
     "TacticOrders.save_cache_path": ORDERS,
+    "TacticOrders.strict": ORDERS,
     "LayerInfo.fused_members": IN_JSON,
     "LayerInfo.input_dtypes": IN_JSON,
     "LayerInfo.output_dtypes": IN_JSON,
