@@ -15,7 +15,7 @@ from .functions import call_apart as call_apart
 from .functions import find_config as find_config
 from .functions import load_operators as load_operators
 from .functions import read_config as read_config
-from .functions import start_ahead as start_ahead
+from .functions import start_function_process as start_function_process
 from .functions import take_score as take_score
 from .inputs import ConstantFill as ConstantFill
 from .inputs import FileFill as FileFill

@@ -17,7 +17,7 @@ from harness.case import (
     load_cases,
     one_or_more,
     read_samples,
-    start_ahead,
+    start_function_process,
 )
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
@@ -120,7 +120,7 @@ def run(
     progress = progress or (lambda event: None)
     if scheduler is not None:
         return _run_on(scheduler, runs, cases, progress)
-    start_ahead(cases)
+    start_function_process(cases)
     own = judge or Judge(options)
     try:
         own.candidates.check(environments)

@@ -30,7 +30,7 @@ from harness.model import analysis
 from harness.model.model import Model, NodeInfo
 from harness.model.own_roundings import owner
 from harness.model.rounding import Emitter, WeightFeed, round_array, rounder
-from harness.model.sums import PLAIN, RUNTIME, Arithmetic
+from harness.model.sums import PLAIN, RUNTIME_DOMAIN, Arithmetic
 from harness.tensors import Precision
 
 MASK = "harness::edges"
@@ -432,8 +432,8 @@ class _Lowering:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         if not self.model.opset:
             proto.opset_import.append(helper.make_opsetid("", self.opset))
-        if self.arithmetic.sums and all(entry.domain != RUNTIME for entry in proto.opset_import):
-            proto.opset_import.append(helper.make_opsetid(RUNTIME, 1))
+        if self.arithmetic.sums and all(entry.domain != RUNTIME_DOMAIN for entry in proto.opset_import):
+            proto.opset_import.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
         return proto
 
     def switches(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:

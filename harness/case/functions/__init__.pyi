@@ -8,6 +8,6 @@ from .config_file import read_config as read_config
 from .operators import Operators as Operators
 from .operators import load_operators as load_operators
 from .process import call_apart as call_apart
-from .process import start_ahead as start_ahead
+from .process import start_function_process as start_function_process
 from .scores import take_score as take_score
 from .settings import FunctionSettings as FunctionSettings

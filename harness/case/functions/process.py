@@ -107,7 +107,7 @@ def give_process(process: FunctionProcess) -> None:
         process.close()
 
 
-def start_ahead(cases: Iterable[Case]) -> None:
+def start_function_process(cases: Iterable[Case]) -> None:
     """Start a process if one of the cases names a function: it imports what it needs while harness does."""
     with _lock:
         if not _idle and any(case.names_functions for case in cases):

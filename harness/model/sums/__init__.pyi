@@ -3,7 +3,7 @@ from .emitting import Arithmetic as Arithmetic
 from .estimate import PRODUCTS as PRODUCTS
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
-from .products import RUNTIME as RUNTIME
+from .products import RUNTIME_DOMAIN as RUNTIME_DOMAIN
 from .recurrent import RECURRENT as RECURRENT
 from .recurrent import is_plain_recurrent as is_plain_recurrent
 from .rules import SUMMED as SUMMED

@@ -29,7 +29,7 @@ from harness.model.sums.summation import (
 )
 
 Round = Callable[[Emitter, str], str]
-RUNTIME = "com.microsoft"
+RUNTIME_DOMAIN = "com.microsoft"
 """The domain of ONNX Runtime's own operators, of which FusedConv adds a convolution to what it is given."""
 
 
@@ -267,7 +267,9 @@ class _Sum:
         names = [f"{prefix}/{name}" for name in ("sum", "filters", "windows")]
         added, options = body.fresh(), {"group": groups, "kernel_shape": [1]}
         given = [names[2], names[1], "", body.cast(names[0], TensorProto.FLOAT)]
-        body.nodes.append(helper.make_node("FusedConv", given, [added], added, domain=RUNTIME, **options))
+        body.nodes.append(
+            helper.make_node("FusedConv", given, [added], added, domain=RUNTIME_DOMAIN, **options)
+        )
         done = body.cast(added, TensorProto.FLOAT16)
         half, single = TensorProto.FLOAT16, TensorProto.FLOAT
         kinds = zip((*names, done), (half, single, single, half), strict=True)
