@@ -29,7 +29,7 @@ from harness.tensors import Precision
 from harness.worker.protocol import (
     CAST,
     DIVISION,
-    EXACT,
+    EXACT_OPERATIONS,
     TENSORRT_RTX,
     Kernel,
     KernelList,
@@ -229,7 +229,7 @@ def operations_of(kernel: Kernel) -> tuple[str, ...]:
 def _is_converted(kernel: Kernel) -> bool:
     operations = operations_of(kernel)
     begins = fused_behind(operations) is Work.MATRIX_PRODUCT
-    return begins and operations[-1:] == (CAST,) and EXACT.issuperset(operations[1:-1])
+    return begins and operations[-1:] == (CAST,) and EXACT_OPERATIONS.issuperset(operations[1:-1])
 
 
 def _free_logits(nodes: Sequence[NodeInfo], model: Model) -> NodeInfo | None:

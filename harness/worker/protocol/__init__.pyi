@@ -56,7 +56,7 @@ from .messages import message_from_json as message_from_json
 from .messages import message_to_json as message_to_json
 from .names import CAST as CAST
 from .names import DIVISION as DIVISION
-from .names import EXACT as EXACT
+from .names import EXACT_OPERATIONS as EXACT_OPERATIONS
 from .names import MOVES as MOVES
 from .names import Work as Work
 from .names import accumulates_in as accumulates_in

@@ -45,7 +45,7 @@ _MOVERS = frozenset(
 _FUSIONS = {"Fc": Work.MATRIX_PRODUCT, "Corr": Work.CONVOLUTION}
 #: Operations of generated code: a conversion, a division, those that make no new numbers, and those that only move.
 CAST, DIVISION = "Cast", "Div"
-EXACT = frozenset(("Relu", "Tran", "Resh", "Move"))
+EXACT_OPERATIONS = frozenset(("Relu", "Tran", "Resh", "Move"))
 MOVES = frozenset((CAST, "Move", "Resh", "Tran", "Copy", "Slic", "Conc"))
 _ATTENTION = re.compile(r"_gem[mv]_mha_")
 _GENERATED_NAME = "__myl_"
