@@ -16,14 +16,7 @@ from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, NONFINITE, SHAPE, RelativeError, excess
 from harness.diagnosis.context.formats import TensorRange
 from harness.errors import UsageError
-from harness.judge import (
-    Given,
-    LayerResult,
-    OutputResult,
-    TensorGates,
-    Workbench,
-    select_cases,
-)
+from harness.judge import Given, LayerResult, OutputResult, TensorGates, Workbench, select_cases
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
 from harness.text import names

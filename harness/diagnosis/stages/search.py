@@ -11,25 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.backends import Plan
-from harness.diagnosis.context import (
-    Context,
-    CureSearch,
-    Evaluator,
-    Subject,
-    find_groups,
-    kernel_groups,
-)
+from harness.diagnosis.context import Context, CureSearch, Evaluator, Subject, find_groups, kernel_groups
 from harness.diagnosis.results import Evidence, EvidenceKind, Fact
-from harness.search import (
-    Budget,
-    Outcome,
-    Problem,
-    Result,
-    SearchOptions,
-    SearchVerdict,
-    Trial,
-    search,
-)
+from harness.search import Budget, Outcome, Problem, Result, SearchOptions, SearchVerdict, Trial, search
 from harness.text import names, plural
 
 CURE_PHASE = "search"

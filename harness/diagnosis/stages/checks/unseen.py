@@ -13,16 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.case import make_feeds
-from harness.diagnosis.context import (
-    LARGE,
-    Context,
-    Effects,
-    GateCheck,
-    Seen,
-    Subject,
-    Unseen,
-    emulate,
-)
+from harness.diagnosis.context import LARGE, Context, Effects, GateCheck, Seen, Subject, Unseen, emulate
 from harness.diagnosis.explain import loses_values
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.diagnosis.stages.cures import FARTHEST, cure_on_emulator

@@ -27,13 +27,7 @@ from harness.diagnosis.context import (
 )
 from harness.diagnosis.results import EMULATOR, Stage
 from harness.diagnosis.stages.cures.margin import RESERVED
-from harness.diagnosis.stages.search import (
-    CURE_PHASE,
-    cure_of,
-    island_problem,
-    key_of,
-    search_candidate,
-)
+from harness.diagnosis.stages.search import CURE_PHASE, cure_of, island_problem, key_of, search_candidate
 from harness.errors import UsageError
 from harness.judge import measure_layers
 from harness.search import Outcome, SearchOptions, Trial

@@ -21,15 +21,7 @@ from harness.diagnosis.context import (
     region_evidence,
     relaxed_note,
 )
-from harness.diagnosis.results import (
-    CANDIDATE,
-    DiagnosisVerdict,
-    Evidence,
-    EvidenceKind,
-    Fact,
-    Price,
-    Stage,
-)
+from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, Evidence, EvidenceKind, Fact, Price, Stage
 from harness.diagnosis.stages.cures.casts import MOST_CASTS, cure_with_casts
 from harness.diagnosis.stages.cures.margin import (
     MOST_TRIES,
