@@ -26,7 +26,6 @@ class Frozen(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=True,
-        use_attribute_docstrings=True,
         defer_build=True,  # until one is made: what is part of another is built with it
         protected_namespaces=(),
     )

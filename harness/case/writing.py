@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from harness.case.feeds import TensorLike
 from harness.case.fills import DrawnFill
+from harness.case.scalars import Frozen
 from harness.case.schema import MODEL_SOURCES, CaseBody
 
 SCHEMA_FILE = "case.schema.json"
@@ -125,6 +129,11 @@ def case_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a case file."""
     schema = CaseBody.model_json_schema()
     definitions = schema["$defs"]
+    for kind in _parts_of(Frozen):
+        made = schema if kind is CaseBody else definitions.get(kind.__name__, {})
+        fields: dict[str, Any] = made.get("properties", {})
+        for name, text in _docstrings(kind).items() if fields else ():
+            fields[name] = dict(sorted({**fields[name], "description": text}.items()))
     for name in definitions:
         if name.endswith("Fill"):
             required = definitions[name].setdefault("required", [])
@@ -137,6 +146,29 @@ def case_schema() -> dict[str, Any]:
         "title": "harness case",
         "description": "One model, its inputs, its runs and their tolerances.",
     }
+
+
+def _parts_of(kind: type[Frozen]) -> Iterator[type[Frozen]]:
+    """`kind` and all that derive from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _parts_of(each)
+
+
+def _docstrings(kind: type[Frozen]) -> dict[str, str]:
+    """By field of a model, its own or inherited, the text below it.
+
+    pydantic would read them when the model is made, by every command, from the source.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__[: kind.__mro__.index(Frozen)]):
+        body = ast.parse(inspect.getsource(each)).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in pairwise(body.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = inspect.cleandoc(words)
+    return found
 
 
 def case_schema_text() -> str:
