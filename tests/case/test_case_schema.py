@@ -207,3 +207,18 @@ def test_a_range_without_a_value_is_refused(kind: str):
 def test_a_metric_alone_stands_for_the_list_that_holds_it(metric: object) -> None:
     case = Case.model_validate({"name": "net", "model": {"path": "net.onnx"}, "metric": metric})
     assert [each.function for each in case.metric] == ["scoring:top1"]
+
+
+def test_no_source_is_read_until_the_schema_is_asked_for() -> None:
+    code = (
+        "import inspect, linecache\n"
+        "read = []\n"
+        "lines = linecache.getlines\n"
+        "linecache.getlines = lambda path, *more: read.append(path) or lines(path, *more)\n"
+        "import harness.case.schema\n"
+        "assert not read, read\n"
+        "from harness.case import case_schema_text\n"
+        "assert 'Smallest value.' in case_schema_text()\n"
+        "assert read\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
