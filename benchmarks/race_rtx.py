@@ -176,16 +176,16 @@ CONTENDERS: dict[str, Contender] = {
     "harness cold": cold,
     "harness warm": warm,
     "bisection forward": lambda track: bisection(track, "forward"),
-    "latency": lambda track: latency(track),
     "bisection reverse": lambda track: bisection(track, "reverse"),
     "AutoCast": autocast,
+    "latency": lambda track: latency(track),
 }
 _PHASES = (
     ("harness cold", "harness warm"),
     ("AutoCast",),
     ("bisection forward",),
-    ("latency",),
     ("bisection reverse",),
+    ("latency",),
 )
 
 
