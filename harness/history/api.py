@@ -13,7 +13,7 @@ from harness.errors import HistoryError, UsageError
 from harness.golden import golden_root, refuse_in_ci
 from harness.history.judgement import DriftReport, Pair, Waivers, compare_pairs, pairs_of, waivers_of
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
-from harness.history.store import NAMES, RunInfo, found, list_runs, place_of, read_info, read_runs
+from harness.history.store import NAMES, RunInfo, check_readable, list_runs, place_of, read_info, read_runs
 from harness.history.types import Floors, OlderSide
 from harness.judge import Judge, RunProgress, Target, check_names_of, select_cases
 from harness.tensors import Precision
@@ -67,7 +67,8 @@ def drift(
         UsageError: no release is named, or one twice, or several are to update baselines, or a `plant=` names a
             node that no case has.
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
-        HistoryError: there is nothing to resume, or a model or inputs changed since the interruption.
+        HistoryError: there is nothing to resume, a model or inputs changed since the interruption, or a run is to be
+            compared with a history of which no file can be read.
     """
     environments = one_or_more(environments)
     if not environments:
@@ -82,6 +83,8 @@ def drift(
     if options.structure:
         options = replace(options, repeats=1)  # a compiler repeats itself to the bit
     specs, folder = select_specs(cases, environments, wanted), place_of(history)
+    if len(environments) == 1 and OlderSide(against) is OlderSide.HISTORY:
+        check_readable(folder)
     check_planted(environments, cases)
     with Judge() as judge:
         check_names_of(cases, judge.bench)
@@ -211,9 +214,9 @@ def runs_at(path: Path) -> list[RunInfo]:
     """
     runs = [read_info(path)] if path.is_file() else list_runs(path)
     if not runs:
-        what = "no run that this version of harness reads" if found(path, "*.parquet") else "no history"
+        check_readable(path)
         hint = "`harness drift` writes one, under --history DIR"
-        raise HistoryError(f"holds {what}", where=path, hint=hint)
+        raise HistoryError("holds no history", where=path, hint=hint)
     return runs
 
 

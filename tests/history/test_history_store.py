@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import harness
+from harness.cli import main
 from harness.errors import HistoryError
 from harness.history import HistoryWarning
 from harness.history.store.files import (
@@ -143,6 +145,48 @@ def test_a_history_that_this_version_cannot_read_is_not_called_empty(tmp_path: P
         pytest.raises(HistoryError, match="holds no run that this version of harness reads"),
     ):
         harness.load_history(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["drift", "cases/clean.case.yaml", "--env", "emulator:fp16", "--against", "history"],
+        ["history", "show", "--last", "3"],
+        ["history", "show"],
+        ["history", "list"],
+        ["history", "export", "rows.csv"],
+    ],
+    ids=" ".join,
+)
+def test_commands_name_the_files_of_a_history_that_they_cannot_read(
+    tiny_cases,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_cases("clean")
+    (tmp_path / "old").mkdir()
+    files = {damage(tmp_path / "old", "older").name for _ in range(2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HistoryWarning)
+        assert main([*words, "--history", "old"]) == 2
+    told = capsys.readouterr().err
+    assert "error: old: holds no run that this version of harness reads: " in told
+    assert all(file in told for file in files)
+    assert "has the schema harness.history/1" in told
+    assert "move these files to another folder" in told
+    assert {path.name for path in (tmp_path / "old").iterdir()} == files
+
+
+def test_an_empty_history_has_a_first_night(
+    tiny_cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_cases("clean")
+    words = ["drift", "cases/clean.case.yaml", "--env", "emulator:fp16", "--repeats", "1"]
+    assert main([*words, "--against", "history", "--history", "new"]) == 0
 
 
 def test_a_part_of_an_older_schema_says_so(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from harness.history.judgement import (
 )
 from harness.history.nightly.last_night import find_missing, with_last_structures
 from harness.history.nightly.machines import machine_of
-from harness.history.store import NEEDED, RunInfo, list_newest, read_runs
+from harness.history.store import NEEDED, RunInfo, check_readable, list_newest, read_runs
 from harness.history.types import Floors, RowKind
 from harness.tensors import Precision
 
@@ -111,6 +111,7 @@ def with_series(runs: Sequence[RunDrift], series: Sequence[Series]) -> tuple[Run
 
 
 def _newest_run(folder: Path, release: str | None) -> RunInfo:
+    check_readable(folder)
     found = list_newest(folder, 1, release=release)
     if not found:
         which = "" if release is None else f" of {release!r}"

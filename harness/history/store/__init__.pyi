@@ -7,12 +7,12 @@ from .files import CaseHashes as CaseHashes
 from .files import MatrixPlan as MatrixPlan
 from .files import RunInfo as RunInfo
 from .files import RunWriter as RunWriter
+from .files import check_readable as check_readable
 from .files import list_newest as list_newest
 from .files import list_runs as list_runs
 from .files import opened as opened
 from .files import read_info as read_info
 from .files import read_runs as read_runs
-from .places import found as found
 from .places import is_store as is_store
 from .places import place_of as place_of
 from .rows import MADE_WITH as MADE_WITH

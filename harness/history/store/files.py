@@ -40,6 +40,7 @@ from harness.tensors import (
     to_json,
     write_text,
 )
+from harness.text import names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -216,6 +217,29 @@ class RunWriter:
                 where=self.parts,
                 hint="give the same cases, releases and options, or leave out --resume",
             )
+
+
+def check_readable(folder: Path) -> None:
+    """Refuse a history of whose files this version of harness reads none; an empty one is none of these.
+
+    Raises:
+        HistoryError: names the files, and says what is wrong with the newest.
+    """
+    paths, newest = sorted(found(folder, f"*{SUFFIX}"), reverse=True), None
+    for path in paths:
+        try:
+            read_info(path)
+            return
+        except HistoryError as error:
+            newest = newest or error
+    if newest is not None:
+        listed = names((path.name for path in paths), 3)
+        raise HistoryError(
+            f"holds no run that this version of harness reads: {listed}. The newest {newest.message}",
+            where=folder,
+            hint="move these files to another folder, or name another one; "
+            "`harness history export` of the version that wrote them keeps their rows as a table",
+        ) from newest
 
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
