@@ -11,7 +11,7 @@ judged it leaves in --out:
     drift.parquet   the run as it is in the history; every number of the others comes from it
     drift.html      the page
     drift.md        the summary
-    drift.json      the document of schema harness.drift/1
+    drift.json      the document of schema harness.drift/2
 
 Give the environments different GPUs (`gpu = 1` in harness.toml), and they are built side by side. `--finish` takes
 an interrupted run for finished: cases that it did not reach are not in it.

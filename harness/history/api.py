@@ -89,13 +89,7 @@ def drift(
     with Judge() as judge:
         check_names_of(cases, judge.bench)
     info = run_matrix(
-        specs,
-        environments,
-        options,
-        history=folder,
-        resume=resume,
-        progress=progress,
-        scheduler=scheduler,
+        specs, environments, options, history=folder, resume=resume, progress=progress, scheduler=scheduler
     )
     waivers = {case.name: case.waivers for case in cases}
     if len(environments) > 1:

@@ -79,7 +79,7 @@ def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, harness
         "--table", "d.parquet", new=FAULTY, repeats=3,
     )  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["cases", "reports", *files])
-    assert json.loads(Path("d.json").read_text())["schema"] == "harness.drift/1"
+    assert json.loads(Path("d.json").read_text())["schema"] == "harness.drift/2"
     csv, parquet = pd.read_csv("d.csv"), pd.read_parquet("d.parquet")
     assert list(csv.columns) == list(parquet.columns)
     assert len(csv) == len(parquet) > 0

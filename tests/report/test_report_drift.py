@@ -17,11 +17,13 @@ from rich.console import Console
 
 from harness.history import DriftReport, DriftStatus, DriftVerdict, Fact, baseline_text
 from harness.history.judgement.outcome import BaselineNote, BaselineState, FactChange
+from harness.judge import RunReason
 from harness.report import annotate, drift_markdown, drift_page, print_drift
 from harness.report.drift.github import annotation
 from harness.report.drift.view import explain
 from harness.report.drift.words import answer, summary
 from harness.report.words import escape
+from harness.tensors import from_json
 
 PAIR = ("old", "new")
 
@@ -371,10 +373,33 @@ def test_json_has_no_numbers_that_json_lacks(report: DriftReport) -> None:
     import json
 
     document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert document["schema"] == "harness.drift/1"
+    assert document["schema"] == "harness.drift/2"
     assert document["exit_code"] == 3
     failing = next(run for run in document["runs"] if run["case"] == "failing")
     assert failing["worst"]["new"] == "inf"
     assert failing["origins"][0]["node"] == "b2_t10"
     assert {"case", "tensor", "verdict", "old", "new", "noise", "floor"} <= set(document["moved"][0])
     assert math.isfinite(document["floors"]["relative"])
+
+
+def test_json_has_each_error_as_fields_with_the_sentence_made_from_them(report: DriftReport) -> None:
+    import json
+
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    told = [error for run in document["runs"] for error in run["errors"]]
+    known = [error for run in report.runs for error in run.errors]
+    assert len(told) == len(known) > 0
+    for written, error in zip(told, known, strict=True):
+        assert from_json(RunReason, written["why"]) == error.why
+        assert written["reason"] == error.why.headline
+        assert (written["release"], written["status"]) == (error.release, error.status)
+        assert (written["cause"], tuple(written["log"])) == (error.cause, error.log)
+
+
+@pytest.mark.parametrize("sample", ["sample", "sample_rtx"])
+def test_kept_samples_are_of_the_schema_that_is_written(report: DriftReport, sample: str) -> None:
+    import json
+
+    kept = json.loads((Path(__file__).parents[2] / "reports" / sample / "drift.json").read_text())
+    written = report.to_dict()
+    assert kept["schema"] == written["schema"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from typing import ClassVar
 
 from harness.history.types import BuildCount, DriftStatus
-from harness.judge import RunReason
+from harness.judge import Cause, RunReason
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class UnjudgedBuild:
 
     Args:
         release: the release; of earlier nights, what they are called.
-        why: why it could not.
+        why: why it could not. In JSON `cause` and `reason` beside it.
         status: what it comes to.
         log: the last lines of its log, or what else supports the reason.
     """
@@ -26,10 +27,22 @@ class UnjudgedBuild:
     status: DriftStatus
     log: tuple[str, ...] = ()
 
+    ALSO_IN_JSON: ClassVar = ("cause", "reason")
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it could not, as a code."""
+        return self.why.code
+
+    @property
+    def reason(self) -> str:
+        """Why it could not, in one line."""
+        return self.why.headline
+
     @property
     def headline(self) -> str:
         """The release, and why in one line."""
-        return f"{self.release}: {self.why.headline}"
+        return f"{self.release}: {self.reason}"
 
     @property
     def evidence(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ from harness.text import html_table, plural, shorten
 if TYPE_CHECKING:
     import pandas as pd
 
-DRIFT_SCHEMA = "harness.drift/1"
+DRIFT_SCHEMA = "harness.drift/2"
 MOST_SHOWN = 20
 """Runs that a notebook shows of a report."""
 
@@ -291,7 +291,7 @@ class DriftReport:
         return html_table(repr(self), columns, rows, len(self.runs) - len(rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema `harness.drift/1`: plain types, numbers that are not finite as strings."""
+        """The document of schema `harness.drift/2`: plain types, numbers that are not finite as strings."""
         moved = self.tensors[~self.tensors["verdict"].isin(UNMOVED)]
         document = {
             "schema": DRIFT_SCHEMA,
@@ -334,7 +334,7 @@ def _run(run: RunDrift) -> dict[str, Any]:
             to_json(change) | {"old_builds": str(change.old_builds), "new_builds": str(change.new_builds)}
             for change in run.structure
         ],
-        "errors": [str(error) for error in run.errors],
+        "errors": run.errors,
         "fails_on": run.builds.fails_on,
         "expected": run.builds.expected,
         "builds": {"old": run.builds.old, "new": run.builds.new, "differ": run.builds.differ},
