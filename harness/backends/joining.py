@@ -103,8 +103,8 @@ def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
     """Over what is finite on both sides."""
     finite = np.isfinite(value) & np.isfinite(reference)
     apart, exact = value[finite] - reference[finite], reference[finite]
-    power = float(exact @ exact)
-    return math.sqrt(float(apart @ apart) / power) if power else math.inf
+    power = float(np.square(exact).sum())
+    return math.sqrt(float(np.square(apart).sum()) / power) if power else math.inf
 
 
 @dataclass(frozen=True)

@@ -298,7 +298,7 @@ def _count_nonfinite(
         tally.first_nonfinite = start + int(wrong.argmax())
     # The reference's own numbers count even where the candidate has none to compare.
     alone = r[r_finite & ~c_finite]
-    tally.rr += float(np.dot(alone, alone))
+    tally.rr += dot(alone, alone)
     tally.reference_max = max(tally.reference_max, float(np.abs(alone).max(initial=0.0)))
     return broken
 

@@ -118,7 +118,7 @@ class TensorRange:
         nonzero = flat > 0
         count = int(nonzero.sum())
         exact = flat.astype(np.float64)
-        power = float(exact @ exact)
+        power = float(np.square(exact).sum())
         stays = np.isfinite(rounded)
         apart = np.where(stays, rounded, flat).astype(np.float64) - exact
         tiny = apart[flat < FORMATS[precision].normal]
@@ -132,7 +132,7 @@ class TensorRange:
             constant=constant,
             extreme=float(signed[np.argmax(flat)]),
             peak=max(map(_peak, samples, [axis] * len(samples))),
-            underflow=float(np.sqrt(tiny @ tiny / power)) if power else 0.0,
+            underflow=float(np.sqrt(np.square(tiny).sum() / power)) if power else 0.0,
             rounding=float(np.sqrt(np.mean(apart * apart))),
             whole=bool((flat == np.rint(flat)).all()),
         )
