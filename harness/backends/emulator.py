@@ -180,21 +180,22 @@ class Emulator(Candidate):
     ) -> None:
         """Begin to run with each of `choices` lowered, in this order, side by side, for `run` to take.
 
-        Nothing is begun where one inference takes several cores by itself.
+        Nothing is begun where one inference takes several cores by itself; one session serves all in any case, where
+        the largest island holds the others.
         """
+        chosen = [self._chosen(feeds, precision, lowered, frozenset()) for lowered in choices]
+        left = [nodes for nodes, fp32_sums in chosen if not fp32_sums]
+        key = (precision, self._shapes(feeds), self._wanted(None), frozenset[str]())
+        runners = {nodes: self._runner(key, feeds, nodes) for nodes in sorted(left, key=len)}
         if self._pool is None:
             return
         if self._ahead is not None:
             self._ahead.drop()
-        chosen = [self._chosen(feeds, precision, lowered, frozenset()) for lowered in choices]
-        left = [nodes for nodes, fp32_sums in chosen if not fp32_sums]
         if len(left) < 2:
             self._ahead = None
             return
-        key = (precision, self._shapes(feeds), self._wanted(None), frozenset[str]())
-        runners = {nodes: self._runner(key, feeds, nodes) for nodes in left}
         begin = {
-            nodes: partial(self._pool.submit, runner.run, feeds, nodes) for nodes, runner in runners.items()
+            nodes: partial(self._pool.submit, runners[nodes].run, feeds, nodes) for nodes in left
         }
         whole = all(isinstance(runner.session, ort.InferenceSession) for runner in runners.values())
         self._ahead = _Ahead(key, feeds, begin) if whole else None

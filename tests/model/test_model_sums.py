@@ -175,6 +175,8 @@ def convolved(image: np.ndarray, filters: np.ndarray, stride: int, tile: int) ->
         (40, 8, 32, 1, 13),
         (64, 8, 32, 2, 13),
         (64, 8, 32, 2, 9),
+        (8, 64, 16, 3, 13),  # windows side by side
+        (40, 8, 32, 3, 9),
     ],
 )
 def test_a_convolution_adds_up_tiles_of_channels_tap_by_tap(

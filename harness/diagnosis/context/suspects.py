@@ -56,12 +56,14 @@ def inherited(model: Model, introduced: dict[str, float], units: Sequence[str]) 
     return scores
 
 
-def nearby(model: Model, origins: Iterable[str], units: Sequence[str]) -> tuple[str, ...]:
-    """Nodes from which the error could have come that shows at `origins`: these, and up to three nodes back."""
+def nearby(
+    model: Model, origins: Iterable[str], units: Sequence[str], back: int = NEARBY
+) -> tuple[str, ...]:
+    """Nodes from which the error could have come that shows at `origins`: these, and up to so many nodes back."""
     allowed = set(units)
     found = dict.fromkeys(node for node in origins if node in allowed)
     edge: list[str] = list(dict.fromkeys(origins))
-    for _ in range(NEARBY):
+    for _ in range(back):
         before = [writer for node in edge for writer in _writers(model, node)]
         edge = [node for node in dict.fromkeys(before) if node not in found]
         found.update(dict.fromkeys(node for node in edge if node in allowed))

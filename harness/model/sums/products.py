@@ -186,9 +186,7 @@ class _Sum:
         pads = window_pads(self.attributes, sizes, weights[2:])
         image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
         padded = [size + pads[axis] + pads[axis + axes] for axis, size in enumerate(sizes)]
-        taps = self.taps(image, padded)
-        apart = [self.shaped(tap, (batch, groups, tiles, 1, tile, pixels)) for tap in taps]
-        windows = apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
+        windows = self.windows(image, padded, (batch, groups, tiles, tile))
         windows = self.padded(self.shaped(windows, (batch, groups, terms, pixels)), 2, 4, left_over)
         windows = self.woven(windows, (batch, groups), terms + left_over, (pixels,))
         windows = self.turned(
@@ -218,6 +216,26 @@ class _Sum:
         shape = (*before, terms // TILE, TILE // EIGHT, EIGHT, *after)
         order = (*range(lead + 1), lead + 2, lead + 1, *range(lead + 3, len(shape)))
         return self.turned(name, shape, order, (*before, terms, *after))
+
+    def windows(self, image: str, sizes: Sequence[int], lead: tuple[int, int, int, int]) -> str:
+        """What each place of the window sees, as (batch, groups, tiles, places, channels of a tile, pixels).
+
+        Args:
+            image: padded, with its channels filled up to whole tiles.
+            sizes: of its axes.
+            lead: its batch, groups, tiles, and channels of a tile.
+        """
+        kernel, pixels = self.how.reads[1][2:], self.how.writes[2:]
+        shape = (*lead[:3], math.prod(kernel), lead[3], math.prod(pixels))
+        if list(kernel) == window_numbers(self.attributes, "strides", len(kernel)) and all(
+            place * count == size for place, count, size in zip(kernel, pixels, sizes, strict=True)
+        ):  # side by side: each value is seen once
+            pairs = [each for axis in zip(pixels, kernel, strict=True) for each in axis]
+            seen = range(4, 4 + len(pairs), 2)
+            order = (0, 1, 2, *(axis + 1 for axis in seen), 3, *seen)
+            return self.turned(image, (*lead, *pairs), order, shape)
+        apart = [self.shaped(tap, (*shape[:3], 1, *shape[4:])) for tap in self.taps(image, sizes)]
+        return apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
 
     def taps(self, image: str, sizes: Sequence[int]) -> list[str]:
         """What each place of the window sees: an image of the size of the result. The last axis is cut first, once for

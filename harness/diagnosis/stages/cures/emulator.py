@@ -14,6 +14,7 @@ from dataclasses import replace
 from harness.backends import Observation
 from harness.diagnosis.context import (
     LARGE,
+    NEARBY,
     Context,
     CureSearch,
     Effects,
@@ -154,9 +155,9 @@ def _passing(
     evaluator: Evaluator, known: dict[frozenset[str], Trial], hints: Sequence[frozenset[str]]
 ) -> frozenset[str] | None:
     """The first of `hints` that cures; what they came to is added to `known`."""
-    for hint in hints:
-        if not hint or hint in known:
-            continue
+    left = [hint for hint in dict.fromkeys(hints) if hint and hint not in known]
+    evaluator.emulate_ahead([evaluator.subject.plan(hint) for hint in left])
+    for hint in left:
         known[hint] = evaluator.evaluate(evaluator.subject.plan(hint), phase=CURE_PHASE).trial
         if known[hint].outcome is Outcome.PASS:
             return hint
@@ -166,7 +167,8 @@ def _passing(
 def _followed(
     evaluator: Evaluator, known: dict[frozenset[str], Trial], hint: frozenset[str], sample: int
 ) -> frozenset[str] | None:
-    """`hint` with what is near where the error starts once that is in FP32, and so on; None if none of it cures.
+    """`hint` with what is next to where the error starts once that is in FP32, or near it, and so on; None if none of
+    it cures.
 
     What is only cancelled later, as a massive activation of the residual stream is, introduces little by itself.
     """
@@ -177,16 +179,16 @@ def _followed(
         layers, _ = measure_layers(
             bench, bench.emulator, plan, bench.case.tolerances, samples=[sample], introduced={}
         )
-        starts = {layer.node for layer in layers if layer.origin}
-        before = nearby(subject.model, sorted(starts), subject.units)
-        if hint.issuperset(before):  # it comes from further back
-            before = nearby(subject.model, before, subject.units)
-        wider = hint | frozenset(before)
-        if wider == hint:
+        starts: Sequence[str] = sorted(layer.node for layer in layers if layer.origin)
+        if hint.issuperset(near := nearby(subject.model, starts, subject.units)):  # it comes from further back
+            starts = near
+        wider = [hint.union(nearby(subject.model, starts, subject.units, back)) for back in (1, NEARBY)]
+        if wider[-1] == hint:
             return None
-        hint = wider
-        if _passing(evaluator, known, [hint]) is not None:
-            return hint
+        found = _passing(evaluator, known, wider)
+        if found is not None:
+            return found
+        hint = wider[-1]
     return None
 
 
