@@ -212,7 +212,7 @@ def gates_for(
     precision: Precision,
     *,
     is_output: bool,
-    metrics_of_emulator: Metrics | None = None,
+    emulated_rmse: float | None = None,
     reference_rms: float,
     exact: bool = False,
     flips: float = 0.0,
@@ -223,19 +223,17 @@ def gates_for(
         limits: those of the case's rules for it; None takes the default ones.
         precision: the precision under test.
         is_output: whether it is an output of the model.
-        metrics_of_emulator: the emulator's metrics at the same precision; None judges the emulator itself.
+        emulated_rmse: the emulator's rmse at the same precision; None judges the emulator itself.
         reference_rms: root mean square of the reference tensor.
         exact: whether the tensor holds integers or bools.
         flips: what flipped steps of a quantised file may cost it, over `reference_rms`; see `find_flips` of the judge.
     """
     if limits is None:
-        default = default_gate(
-            precision, metrics_of_emulator, reference_rms, is_output=is_output, flips=flips
-        )
+        default = default_gate(precision, emulated_rmse, reference_rms, is_output=is_output, flips=flips)
         return NONFINITE, EQUAL if exact else default
     gates = [Gate(metric, limit) for metric, limit in limits.gates().items()]
-    if limits.relative is not None and metrics_of_emulator is not None:
-        predicted = _predicted(precision, metrics_of_emulator, reference_rms, capped=False)
+    if limits.relative is not None and emulated_rmse is not None:
+        predicted = _predicted(precision, emulated_rmse, reference_rms, capped=False)
         gates.append(Gate("rmse", limits.relative.factor * predicted + limits.relative.floor))
     elif not gates:  # a purely relative rule says nothing of the emulator itself
         gates.append(default_gate(precision, None, reference_rms))
@@ -274,32 +272,32 @@ def slice_limit(
 
 def default_gate(
     precision: Precision,
-    emulated: Metrics | None,
+    emulated_rmse: float | None,
     reference_rms: float,
     *,
     is_output: bool = True,
     flips: float = 0.0,
 ) -> Gate:
-    """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine.
+    """The row of the table for `precision`, as a gate of the emulator (`emulated_rmse` None) or of an engine.
 
     An engine flips other steps of a quantised file than the emulator: `flips` counts for each of them.
 
     An all-zero reference gives an engine's error no scale; the emulator's gate then asks for zeros.
     """
     row = DEFAULT_GATES[precision]
-    if emulated is None or reference_rms == 0:
+    if emulated_rmse is None or reference_rms == 0:
         return Gate("nrmse", row.bound + flips)
-    predicted = _predicted(precision, emulated, reference_rms, capped=True)
+    predicted = _predicted(precision, emulated_rmse, reference_rms, capped=True)
     factor = row.factor if is_output else row.part_factor
     return Gate("rmse", factor * predicted + (row.floor + flips) * reference_rms)
 
 
-def _predicted(precision: Precision, emulated: Metrics, reference_rms: float, *, capped: bool) -> float:
+def _predicted(precision: Precision, emulated_rmse: float, reference_rms: float, *, capped: bool) -> float:
     """The emulator's rmse; its bound where it is not a number to go by, or, if `capped`, beyond the bound."""
     bound = DEFAULT_GATES[precision].bound * reference_rms
-    if not math.isfinite(emulated.rmse) or (capped and emulated.rmse > bound):
+    if not math.isfinite(emulated_rmse) or (capped and emulated_rmse > bound):
         return bound
-    return emulated.rmse
+    return emulated_rmse
 
 
 # Fill values: what a mask writes over a part of a tensor, so large that it hides the rest from errors over all of it.

@@ -85,7 +85,8 @@ class TileKernel:
         self.options = options
         self.columns = columns
         self.slices = slices
-        self.topk = options.topk if storage.is_float and columns > options.topk else 0
+        ranks = storage.is_float and columns > options.topk and not options.brief
+        self.topk = options.topk if ranks else 0
         self.ulps = ulp.UlpHistogram(exact=storage.is_float and storage.dtype.itemsize <= 2, total=total)
         self._work = work
         self._buffers = _Scratch(*(np.empty(size, work) for _ in range(3)))
@@ -134,6 +135,8 @@ class TileKernel:
             scratch = _Scratch(*(np.empty_like(c) for _ in range(3)))
             extent = _first_look(c, r, scratch)
         _add_errors(tally, c, r, scratch, extent, start, self.slices)
+        if self.options.brief:
+            return
         if extent.largest > self.options.atol:
             tally.mismatches += self._count_beyond_tolerance(scratch)
         self._measure_ulps(tally, candidate, reference, equal=extent.largest == 0)

@@ -31,6 +31,8 @@ class CompareOptions:
         gains: how large the slices along an axis are beside each other by construction: each counts as its own share
             of the whole, and no slice as more than it does without.
         quantile: which quantile of the absolute error `abs_quantile` is, 0.99 say; None measures none.
+        brief: measure of floats what default gates ask for, at half the cost: ULP, subnormals, mismatches and top-k are
+            left out as if there were none, and `max_rel` as infinite.
 
     Raises:
         UsageError: a value is out of range.
@@ -43,6 +45,7 @@ class CompareOptions:
     slice_elements: int = 32
     gains: Gains | None = None
     quantile: float | None = None
+    brief: bool = False
 
     def __post_init__(self) -> None:
         if not (self.atol >= 0 and self.rtol >= 0):

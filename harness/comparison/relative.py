@@ -36,12 +36,12 @@ class RelativeErrorSum:
 
     def __init__(self) -> None:
         self._difference = self._reference = 0.0  # sums of squares
-        self._nonfinite = 0
+        self._nonfinite = self._compared = 0
 
     def update(self, candidate: Array, reference: Array) -> None:
         """Add one sample; one of another shape than its reference is wrong in every element."""
         if candidate.shape != reference.shape:
-            self._nonfinite += max(reference.size, 1)
+            self.fail(reference)
             return
         pair = candidate.reshape(-1), reference.reshape(-1)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -49,14 +49,25 @@ class RelativeErrorSum:
                 low, exact = (each[start : start + TILE].astype(np.float64) for each in pair)
                 self._add(low, exact)
 
+    def fail(self, reference: Array) -> None:
+        """Add one sample that is wrong in every element, as it could not be computed."""
+        self._nonfinite += max(reference.size, 1)
+
+    @property
+    def rmse(self) -> float:
+        """The root mean square of the difference so far; infinite as soon as one element is not finite."""
+        return math.inf if self._nonfinite else math.sqrt(self._difference / max(self._compared, 1))
+
     def _add(self, low: Array, exact: Array) -> None:
         apart = low - exact
+        self._compared += low.size
         difference, reference = dot(apart, apart), dot(exact, exact)
         if not math.isfinite(difference + reference):
             finite = np.isfinite(exact)
             broken = ~(np.isfinite(low) & finite)
             same = (low == exact) | (np.isnan(low) & np.isnan(exact))
             self._nonfinite += int(np.count_nonzero(broken & ~same))
+            self._compared -= int(np.count_nonzero(broken & same))
             apart, exact = apart[~broken], exact[finite]
             difference, reference = dot(apart, apart), dot(exact, exact)
         self._difference += difference

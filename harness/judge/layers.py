@@ -36,7 +36,6 @@ MOST_NAMED = 5
 LARGE = 1 << 16
 """From so many elements on, comparing two tensors is worth a thread of its own."""
 THREADS = 4
-Sums = dict[str, Accumulator]
 _Pair = tuple[Accumulator | RelativeErrorSum, np.ndarray, np.ndarray]
 
 
@@ -46,21 +45,26 @@ class LayerSums:
 
     Args:
         alone: whether there is one sample.
+        emulated: whether the candidate is the emulator: there is nothing beside it.
         known: by tensor, what the introduced error is known to be; None: it is to be measured.
+        brief: whether only gates are asked for.
     """
 
     alone: bool
-    candidate: Sums = field(default_factory=dict)
-    emulator: Sums = field(default_factory=dict)
+    emulated: bool
+    candidate: dict[str, Accumulator] = field(default_factory=dict)
+    beside: dict[str, RelativeErrorSum] = field(default_factory=dict)
     introduced: dict[str, RelativeErrorSum] = field(default_factory=dict)
     known: Mapping[str, RelativeError] | None = None
+    brief: bool = False
 
-    def of(self, to: Sums, name: str, rules: TensorGates) -> Accumulator:
-        """The accumulator of a tensor in one of the first two."""
-        if name not in to:
-            options, dtype = rules.options(name, is_output=False), rules.precision.storage_dtype
-            to[name] = Accumulator(dtype=dtype, options=options, alone=self.alone)
-        return to[name]
+    def of(self, name: str, rules: TensorGates) -> Accumulator:
+        """The accumulator of a tensor of the candidate."""
+        if name not in self.candidate:
+            options = rules.options(name, is_output=False, brief=self.brief)
+            dtype = rules.precision.storage_dtype
+            self.candidate[name] = Accumulator(dtype=dtype, options=options, alone=self.alone)
+        return self.candidate[name]
 
 
 def measure_layers(
@@ -75,6 +79,7 @@ def measure_layers(
     known: Sequence[Computed] = (),
     keep: bool = False,
     introduced: Mapping[str, RelativeError] | None = None,
+    brief: bool = False,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and compare every float tensor that it gives with the FP32 reference.
 
@@ -89,6 +94,7 @@ def measure_layers(
         known: what the emulator that is the candidate has computed already, sample by sample.
         keep: keep what the emulator computes, beside what the reference does, for whoever asks again.
         introduced: the introduced errors that are known, and all that are wanted; None measures them.
+        brief: measure what the gates ask for, and no other metric: where the error starts is all that is wanted.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
@@ -98,7 +104,7 @@ def measure_layers(
     beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
     samples = range(len(bench.feeds)) if samples is None else samples
     sums, rules = (
-        LayerSums(len(samples) == 1, known=introduced),
+        LayerSums(len(samples) == 1, emulated, known=introduced, brief=brief),
         TensorGates(bench.model, tolerances, precision),
     )
     engines: list[tuple[ObservedEngine, ...]] = []
@@ -137,9 +143,7 @@ def measure_layers(
             )
             for name in chunk:
                 observed.pop(name, None)
-    return _results(
-        rules, sums, {} if bench.answers is None else bench.answers.counterparts, emulated=emulated
-    ), engines
+    return _results(rules, sums, {} if bench.answers is None else bench.answers.counterparts), engines
 
 
 def _arrange(
@@ -177,13 +181,19 @@ def _measure_chunk(
         emulated = beside.attempt(feeds, precision, lowered=lowered, tensors=chunk)
 
     compared: list[_Pair] = []
+    judged = emulated if sums.emulated else observed
     for name in chunk:
-        for to, computed in ((sums.emulator, emulated), (sums.candidate, observed)):
-            if name in computed.failures:
-                sums.of(to, name, rules).fail(reference[name], computed.failures[name])
-            elif name in computed.tensors:
-                pair = np.asarray(computed.tensors[name]), reference[name]
-                compared.append((sums.of(to, name, rules), *pair))
+        if name in judged.failures:
+            sums.of(name, rules).fail(reference[name], judged.failures[name])
+        elif name in judged.tensors:
+            compared.append((sums.of(name, rules), np.asarray(judged.tensors[name]), reference[name]))
+        if sums.emulated:
+            continue
+        beside_it = sums.beside.setdefault(name, RelativeErrorSum())
+        if name in emulated.failures:
+            beside_it.fail(reference[name])
+        elif name in emulated.tensors:
+            compared.append((beside_it, np.asarray(emulated.tensors[name]), reference[name]))
     _compare(compared)
     del emulated, compared
     if sums.known is not None:
@@ -228,16 +238,14 @@ def _introduced(
     return {name: (low[name], exact[name]) for name in chunk if name in low}
 
 
-def _results(
-    rules: TensorGates, sums: LayerSums, counterparts: Mapping[str, str], *, emulated: bool
-) -> tuple[LayerResult, ...]:
+def _results(rules: TensorGates, sums: LayerSums, counterparts: Mapping[str, str]) -> tuple[LayerResult, ...]:
     """The layers with their gates; an engine is compared with the emulator at the same precision."""
     layers = []
-    for name, measured in (sums.emulator if emulated else sums.candidate).items():
+    for name, measured in sums.candidate.items():
         node = rules.model.producer(name)
         assert node is not None
         metrics = measured.result()
-        baseline = None if emulated else sums.emulator[name].result()
+        baseline = None if sums.emulated else sums.beside[name].rmse
         alone = sums.introduced.get(name)
         known = None if sums.known is None else sums.known.get(name)
         layers.append(

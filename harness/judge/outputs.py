@@ -19,6 +19,7 @@ from harness.comparison import (
     Gate,
     GateResult,
     Metrics,
+    RelativeErrorSum,
     apply_gates,
     compare_tensors,
     excess,
@@ -83,12 +84,13 @@ class TensorGates:
     tolerances: tuple[Tolerance, ...]
     precision: Precision
 
-    def options(self, tensor: str, *, is_output: bool) -> CompareOptions:
-        """What the metrics of a tensor need of the rules."""
+    def options(self, tensor: str, *, is_output: bool, brief: bool = False) -> CompareOptions:
+        """What the metrics of a tensor need of the rules; `brief`: nothing but its gates is asked for."""
         limits = self._limits(tensor, is_output=is_output)
         options, limit = options_for(limits), slice_limit(limits, self.precision, emulated=True)
         if not limit:
             return options
+        options = replace(options, brief=brief and limits is None)
         # Weights that pairs round may err alike in every row, whatever its size.
         gains = None if self.model.quantized else gains_of(self.model, tensor)
         elements = LEAST_LOST if is_output and limit >= COARSE else options.slice_elements
@@ -116,7 +118,7 @@ class TensorGates:
         self,
         tensor: str,
         metrics: Metrics,
-        baseline: Metrics | None,
+        emulated_rmse: float | None,
         *,
         is_output: bool,
         exact: bool = False,
@@ -127,7 +129,7 @@ class TensorGates:
         Args:
             tensor: its name.
             metrics: the candidate's.
-            baseline: the emulator's, which an engine is compared with; None judges the emulator itself.
+            emulated_rmse: the emulator's, which an engine is compared with; None judges the emulator itself.
             is_output: whether it is an output of the model.
             exact: whether it holds integers or bools.
             flips: see `judge`.
@@ -138,13 +140,13 @@ class TensorGates:
             limits,
             self.precision,
             is_output=is_output,
-            metrics_of_emulator=baseline,
+            emulated_rmse=emulated_rmse,
             reference_rms=metrics.reference_rms,
             exact=exact,
             flips=allowed,
         )
         named = any(gate.metric == "slice_nrmse" for gate in gates)
-        limit = slice_limit(limits, self.precision, emulated=baseline is None, flips=allowed)
+        limit = slice_limit(limits, self.precision, emulated=emulated_rmse is None, flips=allowed)
         if metrics.worst_slice is not None and limit is not None and not named:
             gates = (*gates, Gate("slice_nrmse", limit))
         return apply_gates(metrics, gates)
@@ -178,7 +180,7 @@ class TensorGates:
     def _output(self, given: _Pair, sample: int, parts: Sequence[Part]) -> OutputResult:
         pair = self._in_steps(given)
         name, reference = pair.tensor, pair.reference
-        baseline = None if pair.emulated is None else self._compare(name, pair.emulated, reference)
+        baseline = None if pair.emulated is None else _rmse_of(name, pair.emulated, reference)
         metrics = self._compare(name, pair.actual, reference)
         exact = reference.dtype.kind in "biu"
         gates = self.check(name, metrics, baseline, is_output=True, exact=exact, flips=pair.flips)
@@ -243,19 +245,24 @@ class TensorGates:
         if of is not None and options.gains is None and not self.model.quantized:
             options = replace(options, gains=gains_of(self.model, of))
         reference = take(pair.reference)
-
-        def over(computed: Computed) -> Metrics | None:
-            value = computed.tensors.get(pair.tensor)
-            if value is None or value.shape != pair.reference.shape:
-                return None
-            return compare_tensors(take(value), reference, dtype=dtype, options=options)
-
-        metrics = over(pair.actual)
-        assert metrics is not None, "it is comparable"
-        baseline = None if pair.emulated is None else over(pair.emulated)
+        metrics = compare_tensors(take(pair.actual.tensors[pair.tensor]), reference, dtype=dtype, options=options)
+        beside = None if pair.emulated is None else pair.emulated.tensors.get(pair.tensor)
+        baseline = None
+        if beside is not None and beside.shape == pair.reference.shape:
+            baseline = _rmse_of(pair.tensor, Computed({pair.tensor: take(beside)}), reference)
         exact = reference.dtype.kind in "biu"
         flips = None if pair.flips is None else take(pair.flips)
         return metrics, self.check(pair.tensor, metrics, baseline, is_output=True, exact=exact, flips=flips)
+
+
+def _rmse_of(tensor: str, computed: Computed, reference: np.ndarray) -> float:
+    """The rmse of a tensor; infinite where it was not computed."""
+    total = RelativeErrorSum()
+    if tensor in computed.failures:
+        total.fail(reference)
+    else:
+        total.update(computed.tensors[tensor], reference)
+    return total.rmse
 
 
 def _rms(values: np.ndarray) -> float:

@@ -42,7 +42,7 @@ def resolve(*rules: Tolerance, emulated: Metrics | None = None, exact: bool = Fa
         merge_tolerances(rules, FP16, tensor="logits", node="head", is_output=True),
         FP16,
         is_output=True,
-        metrics_of_emulator=emulated,
+        emulated_rmse=None if emulated is None else emulated.rmse,
         reference_rms=RMS,
         exact=exact,
     )
@@ -105,7 +105,7 @@ class TestDefaults:
     @pytest.mark.parametrize(("is_output", "factor"), [(True, 1.5), (False, 2.0)])
     def test_a_layer_may_err_by_more_than_an_output(self, *, is_output: bool, factor: float) -> None:
         for precision in (FP16, Precision.BF16):
-            gate = default_gate(precision, metrics(1e-3), RMS, is_output=is_output)
+            gate = default_gate(precision, metrics(1e-3).rmse, RMS, is_output=is_output)
             floor = DEFAULT_GATES[precision].floor * RMS
             assert gate.limit == pytest.approx(factor * metrics(1e-3).rmse + floor)
 
@@ -116,7 +116,7 @@ class TestDefaults:
         assert resolve(emulated=metrics(error))["rmse"] == pytest.approx(limit)
 
     def test_a_zero_reference_asks_for_zeros(self) -> None:
-        gates = gates_for(None, FP16, is_output=True, metrics_of_emulator=metrics(0.0), reference_rms=0.0)
+        gates = gates_for(None, FP16, is_output=True, emulated_rmse=0.0, reference_rms=0.0)
         zeros = np.zeros(3, np.float32)
         assert all(result.passed for result in apply_gates(compare_tensors(zeros, zeros), gates))
         assert not all(

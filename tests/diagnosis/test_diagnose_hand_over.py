@@ -310,6 +310,20 @@ def test_the_repro_says_what_is_missing_for_an_engine(handed: tuple[Diagnosis, P
     assert "cannot run: No module named 'tensorrt'" in done.stderr
 
 
+def test_a_part_is_cut_out_with_the_tensors_that_are_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.diagnosis.context import cut
+
+    model = rmsnorm()
+    bench = make_bench(model, feeds(model))
+    subject = Subject(bench, Precision.FP16, bench.emulator)
+    computed = bench.reference_tensors(0, tuple(model.float_tensors), copies=1)
+    monkeypatch.setattr(bench.reference, "run", lambda *given: pytest.fail("it is computed again"))
+    part = cut(subject, ["b1_sq", "b1_mean"], 0)
+    for tensors in (part.feeds, part.expected):
+        assert tensors
+        assert all(tensors[name] is computed[name] for name in tensors)
+
+
 def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
     model = rmsnorm()  # nothing is wrong with it
     bench = make_bench(model, feeds(model))

@@ -15,7 +15,7 @@ from graphs import graph_model, norm_chain
 
 import harness
 from harness.backends import Candidate, Evaluation, Plan, Timing
-from harness.case import Case, RunSpec, load_case
+from harness.case import Case, RunSpec, Tolerance, load_case
 from harness.comparison import GateResult, compare_tensors
 from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.judge import (
@@ -254,6 +254,24 @@ def test_layers_whose_nodes_are_in_fp32_do_not_err(write_case) -> None:
         for islands, errs in ((frozenset(), True), (everything, False)):
             layers, _ = measure_layers(bench, bench.emulator, Plan(Precision.FP16, islands=islands), ())
             assert any(layer.metrics.rmse > 0 for layer in layers) is errs
+
+
+def test_layers_in_brief_have_the_same_gates_and_every_metric_that_a_rule_limits(write_case) -> None:
+    case = load_case(write_case(600.0))
+    ulps = Tolerance(layer="mean", max_ulp=4.0)
+    with Judge() as judge:
+        bench = judge.bench(case)
+        full, brief = (
+            measure_layers(bench, bench.emulator, Plan(Precision.FP16), (ulps,), introduced={}, brief=each)[0]
+            for each in (False, True)
+        )
+    assert [(layer.gates, layer.origin) for layer in full] == [(layer.gates, layer.origin) for layer in brief]
+    assert any(layer.diverged for layer in brief)
+    counted = {layer.node for layer in brief if layer.metrics.max_ulp not in (0.0, np.inf)}
+    assert counted <= {"mean"}
+    assert [layer.metrics for layer in brief if layer.node == "mean"] == [
+        layer.metrics for layer in full if layer.node == "mean"
+    ]
 
 
 def test_the_json_is_plain_and_carries_the_fingerprint(write_case) -> None:

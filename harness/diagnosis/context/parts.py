@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.comparison import GateResult, compare_tensors
 from harness.diagnosis.context.subject import Subject
-from harness.judge import TensorGates
+from harness.judge import COPIES, TensorGates
 from harness.model import Model, extract
 from harness.tensors import Precision, dtype_of
 
@@ -63,7 +63,7 @@ def cut(
     wanted = [name for name in (*inputs, *results) if name not in fed]
     values = {name: known[name] for name in wanted if name in known} if known else {}
     if len(values) < len(wanted):
-        values = bench.reference.run(bench.feeds[sample], wanted)
+        values = dict(bench.reference_tensors(sample, tuple(wanted), copies=COPIES))
     values |= {name: bench.feeds[sample][name] for name in inputs if name in fed}
     shapes = {name: values[name].shape for name in inputs}
     part = extract(model, inputs, results, shapes=shapes, name=f"{model.name}-part")
@@ -82,7 +82,7 @@ def tensors_of(subject: Subject, nodes: Sequence[str], sample: int) -> dict[str,
     data = _run_time(model) - set(model.feed_names())
     infos = [model.node(name) for name in nodes]
     wanted = dict.fromkeys(name for info in infos for name in (*info.inputs, *info.outputs) if name in data)
-    return bench.reference.run(bench.feeds[sample], list(wanted))
+    return dict(bench.reference_tensors(sample, tuple(wanted), copies=COPIES))
 
 
 def tensor_gates(
@@ -102,7 +102,7 @@ def tensor_gates(
     """
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare_tensors(np.asarray(value), reference, dtype=dtype)
-    baseline = None if emulated is None else compare_tensors(np.asarray(emulated), reference, dtype=dtype)
+    baseline = None if emulated is None else compare_tensors(np.asarray(emulated), reference, dtype=dtype).rmse
     # Between nodes, one index more or less may not matter.
     exact = is_output and reference.dtype.kind in "biu"
     gates = TensorGates(subject.model, subject.bench.case.tolerances, precision)

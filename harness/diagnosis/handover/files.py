@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.backends import TensorRTCandidate, shape_ranges
-from harness.comparison import compare_tensors, not_computed
+from harness.comparison import RelativeErrorSum
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
     Conclusion,
@@ -257,9 +257,10 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
         for sample, feeds in enumerate(subject.bench.feeds):
             values = runner.run(feeds)
             for name, reference in subject.bench.expected[sample].items():
-                metrics = compare_tensors(values[name], reference, dtype=None)
-                decided = name not in subject.undecided
-                worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse if decided else 0.0)
+                total = RelativeErrorSum()
+                total.update(values[name], reference)
+                error, decided = total.result(), name not in subject.undecided
+                worst = max(worst, error.nrmse if error.nonfinite or decided else 0.0)
     except HarnessError as error:
         return Evidence.of(
             EvidenceKind.TYPED_MODEL, f"ONNX Runtime does not run the typed model: {error}", runs=False
@@ -405,9 +406,11 @@ def _signature(subject: Subject, part: GraphPart, precision: Precision) -> dict[
         emulator.close()
     found = {}
     for name, expected in part.expected.items():
-        if name in values.failures:
-            metrics = not_computed(expected, values.failures[name])
-        else:
-            metrics = compare_tensors(values.tensors[name], expected, dtype=None)
-        found[name] = ReproOutput(metrics.nonfinite, metrics.nrmse)
+        if name in values.failures or values.tensors[name].shape != expected.shape:
+            found[name] = ReproOutput(0, math.inf)
+            continue
+        total = RelativeErrorSum()
+        total.update(values.tensors[name], expected)
+        error = total.result()
+        found[name] = ReproOutput(error.nonfinite, error.nrmse)
     return found

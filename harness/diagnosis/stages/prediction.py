@@ -68,7 +68,7 @@ def emulate_cured(context: Context, plan: Plan, *, growth: bool) -> Cured:
             bench, inside = subject.bench, replace(plan, observation=Observation.TYPED)
             known = introduced_by_tensor(context.subject, 0) if len(bench.feeds) == 1 else None
             layers, _ = measure_layers(
-                bench, subject.candidate, inside, bench.case.tolerances, introduced=known
+                bench, subject.candidate, inside, bench.case.tolerances, introduced=known, brief=True
             )
         return emulated.outputs, emulated.passed, layers
 
