@@ -20,6 +20,8 @@ from harness.backends.assumed import Assumed
 from harness.backends.partitioned import left_out
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
 from harness.backends.session import (
+    FEW_THREADS,
+    MEDIUM,
     SMALL,
     THREADS_LIMIT,
     Computed,
@@ -194,20 +196,19 @@ class Emulator(Candidate):
         if len(left) < 2:
             self._ahead = None
             return
-        begin = {
-            nodes: partial(self._pool.submit, runners[nodes].run, feeds, nodes) for nodes in left
-        }
+        begin = {nodes: partial(self._pool.submit, runners[nodes].run, feeds, nodes) for nodes in left}
         whole = all(isinstance(runner.session, ort.InferenceSession) for runner in runners.values())
         self._ahead = _Ahead(key, feeds, begin) if whole else None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor | None:
-        """Threads for what is run ahead; None where a session has more than one, or this process has one core."""
+        """Threads for what is run ahead; None where the threads of one session leave no cores to another."""
         size = mean_size(self.model)
         cores = whole_number(THREADS_LIMIT) or len(os.sched_getaffinity(0))
-        if size is None or size >= SMALL or cores < 2 or self.model.operators is not None:
+        if size is None or size >= MEDIUM or self.model.operators is not None:
             return None
-        return ThreadPoolExecutor(min(cores, MOST_AHEAD), "emulated ahead")
+        sessions = min(cores // (1 if size < SMALL else FEW_THREADS), MOST_AHEAD)
+        return ThreadPoolExecutor(sessions, "emulated ahead") if sessions > 1 else None
 
     def _chosen(
         self,

@@ -63,8 +63,6 @@ def reduce(
         size: how many atoms the first group has.
         give_up_after: stop at so many needed atoms in a row. None: go through all suspects.
     """
-    if size <= 1:
-        predicate.expect(kept.difference(atom) for atom in suspects)
     splitter = _Splitter(predicate, kept, list(suspects), list(distances) if distances is not None else None)
     splitter.run(max(size, 1), give_up_after)
     return Reduction(splitter.kept, tuple(splitter.needed), tuple(splitter.untested))
@@ -82,11 +80,15 @@ class _Splitter:
         self.untested: list[Atom] = []
         self._passed_over = 0
         self._in_a_row = 0
+        self._expected: frozenset[str] | None = None
 
     def run(self, size: int, give_up_after: int | None) -> None:
         while self.suspects and (give_up_after is None or self._in_a_row < give_up_after):
             self.predicate.log.expect(len(self.kept))
             group = self.suspects[:size]
+            if size == 1 and self.kept != self._expected:  # each alone, until one is not needed
+                self._expected = self.kept
+                self.predicate.expect(self.kept.difference(atom) for atom in self.suspects)
             outcome = self._leave_out(group)
             if outcome is Outcome.PASS:
                 size *= 2

@@ -416,6 +416,50 @@ def test_a_node_that_fails_ahead_says_so_when_it_is_asked_for(two_cores: None) -
         begun.take(begun._key, begun._feeds, chosen(emulator)[0])
 
 
+@pytest.mark.parametrize(("threads", "size", "begun"), [("8", 80.0, 4), ("8", 1e5, 2), ("2", 80.0, 2)])
+def test_as_many_are_begun_as_leave_each_inference_its_threads(
+    monkeypatch: pytest.MonkeyPatch, threads: str, size: float, begun: int
+) -> None:
+    monkeypatch.setenv("HARNESS_THREADS", threads)
+    monkeypatch.setattr("harness.backends.emulator.mean_size", lambda model: size)
+    emulator, feeds = Emulator(load_model(norm_chain(2.0))), {"x": X}
+    under_way, most = 0, 0
+    run, lock, together = GraphRunner.run, threading.Lock(), threading.Barrier(begun, timeout=20)
+
+    def watched(self: GraphRunner, *given: object, **more: object) -> dict[str, np.ndarray]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        together.wait()
+        found = run(self, *given, **more)  # type: ignore[arg-type]
+        with lock:
+            under_way -= 1
+        return found
+
+    monkeypatch.setattr(GraphRunner, "run", watched)
+    emulator.run_ahead(feeds, Precision.FP16, chosen(emulator))
+    for lowered in chosen(emulator):
+        emulator.run(feeds, Precision.FP16, lowered=lowered)
+    assert most == begun
+    emulator.close()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_one_session_serves_what_is_foreseen_where_the_largest_island_holds_the_others(
+    monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("HARNESS_THREADS", threads)
+    monkeypatch.setattr("harness.backends.emulator.mean_size", lambda model: 80.0)
+    emulator, feeds = Emulator(load_model(norm_chain(2.0))), {"x": X}
+    lowered = chosen(emulator)[:3]  # the third is the island of both
+    emulator.run_ahead(feeds, Precision.FP16, lowered)
+    for each in lowered:
+        emulator.run(feeds, Precision.FP16, lowered=each)
+    assert [len(runners) for runners in emulator._runners.values()] == [1]
+    emulator.close()
+
+
 @pytest.mark.parametrize(("threads", "size"), [("1", 80.0), ("2", 1e5), ("2", None)])
 def test_nothing_is_begun_where_an_inference_has_all_cores(
     monkeypatch: pytest.MonkeyPatch, threads: str, size: float | None

@@ -405,3 +405,19 @@ def test_what_is_left_out_one_by_one_is_told_before_it_is_asked_for():
     assert sorted(sets, key=sorted) == sorted((needed - {unit} for unit in needed), key=sorted)
     assert oracle.asked[before:] == sets, "all of them, in their order"
     assert all(not sets for _, sets in later), "what was evaluated is not told again"
+
+
+def test_what_is_left_is_told_again_once_something_of_it_is_not_needed():
+    needed = frozenset(names(9)[2:8:2])
+    told: list[list[frozenset[str]]] = []
+    scores = dict.fromkeys(names(9), 1.0) | dict.fromkeys(needed, 2.0)
+    oracle = Counting(conjunction(needed))
+    hint = needed | {names(9)[0]}
+    problem = Problem(names(9), scores=scores, hints=(hint,))
+    result = search(problem, oracle, ahead=lambda sets: told.append(list(sets)))
+    assert frozenset(result.culprits) == needed
+    assert told[0][0] == needed
+    without_one = [needed - {unit} for unit in needed]
+    assert [len(sets) for sets in told[1:] if sets and all(each in without_one for each in sets)] == [2], (
+        "those of which it was not seen yet"
+    )
