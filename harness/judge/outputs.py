@@ -245,7 +245,9 @@ class TensorGates:
         if of is not None and options.gains is None and not self.model.quantized:
             options = replace(options, gains=gains_of(self.model, of))
         reference = take(pair.reference)
-        metrics = compare_tensors(take(pair.actual.tensors[pair.tensor]), reference, dtype=dtype, options=options)
+        metrics = compare_tensors(
+            take(pair.actual.tensors[pair.tensor]), reference, dtype=dtype, options=options
+        )
         beside = None if pair.emulated is None else pair.emulated.tensors.get(pair.tensor)
         baseline = None
         if beside is not None and beside.shape == pair.reference.shape:

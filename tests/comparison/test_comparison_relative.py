@@ -65,7 +65,8 @@ def test_in_brief_is_measured_what_default_gates_ask_for(*, broken: bool) -> Non
         low[7, 9] = np.inf
     options = CompareOptions(slice_floor=1e-3)
     full, brief = (
-        compare_tensors(low, exact, dtype="float16", options=replace(options, brief=each)) for each in (False, True)
+        compare_tensors(low, exact, dtype="float16", options=replace(options, brief=each))
+        for each in (False, True)
     )
     same = ("count", "rmse", "nrmse", "nonfinite", "headroom", "slice_nrmse", "worst_slice", "overflow_count")
     assert [getattr(brief, name) for name in same] == [getattr(full, name) for name in same]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 import warnings
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from harness.diagnosis import (
     Evaluator,
     Subject,
     badness,
+    diagnose_model,
     explain_nodes,
     inherited,
 )
@@ -180,6 +182,39 @@ def test_outliers_stand_far_above_the_median_and_pass_their_suspicion_on() -> No
     assert scores["b1_gain"] == 0.5  # it writes what b1_up reads
     assert scores["b1_relu"] == 3e-4
     assert nearby(model, ["b1_up"], units)[:2] == ("b1_up", "b1_gain")
+
+
+def test_what_is_next_to_the_start_of_an_error_is_tried_before_what_is_near_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A norm that overflows, and a sum that 3000 is added to and taken from, which shows behind it."""
+    nodes = [
+        helper.make_node("Mul", ["x", "large"], ["big"], name="big"),
+        helper.make_node("Mul", ["big", "big"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1]),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="root"),
+        helper.make_node("Div", ["big", "root"], ["unit"], name="unit"),
+        helper.make_node("Relu", ["unit"], ["positive"], name="positive"),
+        helper.make_node("Add", ["positive", "massive"], ["up"], name="up"),
+        helper.make_node("Sub", ["up", "massive"], ["down"], name="down"),
+    ]
+    weights = {"large": np.float32(1000.0), "massive": np.float32(3000.0)}
+    model = load_model(graph_model(nodes, inputs={"x": [8, 32]}, outputs={"down": [8, 32]}, weights=weights))
+    cures = sys.modules["harness.diagnosis.stages.cures.emulator"]
+    tried: list[tuple[list[frozenset[str]], frozenset[str] | None]] = []
+    passing = cures._passing
+
+    def watched(evaluator: object, known: object, hints: list[frozenset[str]]) -> frozenset[str] | None:
+        found = passing(evaluator, known, hints)  # type: ignore[arg-type]
+        tried.append((hints, found))
+        return found
+
+    monkeypatch.setattr(cures, "_passing", watched)
+    diagnosis = diagnose_model(model, feeds(model), FP16)
+    assert diagnosis.culprits == ("sq", "mean", "root", "up", "down")
+    (next_to, near), found = tried[-1]
+    assert found == next_to == frozenset(diagnosis.culprits)
+    assert near == next_to | {"unit", "positive"}
 
 
 def test_badness_is_the_worst_gate_in_multiples_of_its_limit() -> None:

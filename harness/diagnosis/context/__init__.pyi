@@ -67,7 +67,6 @@ from .suspects import OUTLYING as OUTLYING
 from .suspects import inherited as inherited
 from .suspects import introduced_by_node as introduced_by_node
 from .suspects import islands_of as islands_of
-from .suspects import NEARBY as NEARBY
 from .suspects import nearby as nearby
 from .suspects import outliers as outliers
 from .suspects import usual_error as usual_error

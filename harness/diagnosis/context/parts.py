@@ -102,7 +102,9 @@ def tensor_gates(
     """
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare_tensors(np.asarray(value), reference, dtype=dtype)
-    baseline = None if emulated is None else compare_tensors(np.asarray(emulated), reference, dtype=dtype).rmse
+    baseline = (
+        None if emulated is None else compare_tensors(np.asarray(emulated), reference, dtype=dtype).rmse
+    )
     # Between nodes, one index more or less may not matter.
     exact = is_output and reference.dtype.kind in "biu"
     gates = TensorGates(subject.model, subject.bench.case.tolerances, precision)

@@ -56,9 +56,7 @@ def inherited(model: Model, introduced: dict[str, float], units: Sequence[str]) 
     return scores
 
 
-def nearby(
-    model: Model, origins: Iterable[str], units: Sequence[str], back: int = NEARBY
-) -> tuple[str, ...]:
+def nearby(model: Model, origins: Iterable[str], units: Sequence[str], back: int = NEARBY) -> tuple[str, ...]:
     """Nodes from which the error could have come that shows at `origins`: these, and up to so many nodes back."""
     allowed = set(units)
     found = dict.fromkeys(node for node in origins if node in allowed)

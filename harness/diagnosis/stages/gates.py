@@ -37,12 +37,14 @@ from harness.diagnosis.stages.prediction import foreseen
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
+    HarnessError,
     ModelError,
     NodeFailedError,
     ReferenceNotFiniteError,
     ReferenceNotReproducibleError,
 )
 from harness.judge import (
+    COPIES,
     OutputResult,
     Overflow,
     OwnRoundings,
@@ -211,6 +213,8 @@ def check_gates(
     stability: Future[Stability] | None = None
     building = evaluator.begin(subject.plan(), BASELINE, certain=True)
     if not subject.emulated:  # engines are judged relative to it: computed while they are built
+        if building and subject.precision in LOW_DTYPE:
+            _read_ahead(subject)
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)
         failing = None
@@ -254,6 +258,15 @@ def check_gates(
     )
     undecided = stable.undecided([output for output in baseline.outputs if not output.passed])
     return _set_aside(evaluator, gates, baseline, undecided) if undecided else gates
+
+
+def _read_ahead(subject: Subject) -> None:
+    """Compute the reference's tensors while an engine has no kernels yet: a failure is looked into with them."""
+    bench = subject.bench
+    chunks = bench.memory.chunks(bench.model.float_tensors, copies=COPIES)
+    if bench.reference is bench.itself and len(chunks) == 1:
+        with suppress(HarnessError):  # whatever goes wrong does so again when it is their turn
+            bench.reference_tensors(0, chunks[0], copies=COPIES)
 
 
 def _wrong_shapes(subject: Subject) -> tuple[ShapeResult, ...]:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from harness.backends import Observation
 from harness.diagnosis.context import (
     LARGE,
-    NEARBY,
     Context,
     CureSearch,
     Effects,
@@ -177,12 +176,13 @@ def _followed(
     for _ in range(MOST_FOLLOWED):
         plan = subject.plan(hint, observation=Observation.TYPED)
         layers, _ = measure_layers(
-            bench, bench.emulator, plan, bench.case.tolerances, samples=[sample], introduced={}
+            bench, bench.emulator, plan, bench.case.tolerances, samples=[sample], introduced={}, brief=True
         )
         starts: Sequence[str] = sorted(layer.node for layer in layers if layer.origin)
-        if hint.issuperset(near := nearby(subject.model, starts, subject.units)):  # it comes from further back
-            starts = near
-        wider = [hint.union(nearby(subject.model, starts, subject.units, back)) for back in (1, NEARBY)]
+        near = nearby(subject.model, starts, subject.units)
+        if hint.issuperset(near):  # it comes from further back
+            starts, near = near, nearby(subject.model, near, subject.units)
+        wider = [hint.union(nearby(subject.model, starts, subject.units, 1)), hint.union(near)]
         if wider[-1] == hint:
             return None
         found = _passing(evaluator, known, wider)
