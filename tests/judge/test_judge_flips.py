@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from graphs import graph_model
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cases.models.mlp import rmsnorm_mlp
-from harness import run
+from harness import compare, run
 from harness.backends import Computed
 from harness.case import Tolerance
 from harness.comparison import DEFAULT_GATES
@@ -179,6 +181,27 @@ def test_steps_of_another_scale_or_zero_point_fail(tmp_path: Path, wrong: dict[s
     for path, verdict in ((right, Verdict.PASS), (other, Verdict.FAIL)):
         given = Given(data=(tmp_path / "x.npz",), reference=right)
         assert run(path, precisions="fp16", given=given).results[0].verdict is verdict
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["two files", "saved outputs"])
+@pytest.mark.parametrize("wrong", [{}, {"zero": 125}], ids=["flipped", "another zero point"])
+def test_compare_judges_steps_as_a_run_does(tmp_path: Path, wrong: dict[str, object], saved: bool) -> None:
+    right = save_steps(tmp_path / "q.onnx")
+    model = onnx.load(save_steps(tmp_path / "other" / "q.onnx", **wrong))
+    (weight,) = (each for each in model.graph.initializer if each.name == "w")
+    halves = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+    weight.CopyFrom(numpy_helper.from_array(halves, "w"))  # as a file that was converted to FP16 holds it
+    candidate = tmp_path / "candidate.onnx"
+    onnx.save(model, candidate)
+    if saved:
+        feeds = dict(np.load(right.with_name("x.npz")))
+        (y,) = onnxruntime.InferenceSession(candidate).run(None, feeds)
+        candidate = tmp_path / "candidate.npz"
+        np.savez(candidate, y=y)
+    given = Given(data=(tmp_path / "x.npz",))
+    (result,) = compare(right, candidate, precision="fp16", given=given).results
+    assert result.outputs[0].metrics.mismatch_fraction > 0
+    assert result.verdict is (Verdict.FAIL if wrong else Verdict.PASS)
 
 
 def test_integers_that_are_no_steps_must_be_equal(tmp_path: Path) -> None:

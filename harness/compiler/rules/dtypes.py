@@ -117,8 +117,8 @@ RULES = (
         (),
         _double,
         "float64 is computed in float32, and what does not fit is clamped to the largest float32",
-        f"{MEASURED} (25 models built with float32 outputs), and on an H200 with 1.4.0.76, 1.5.0.114, 1.6.1.120 and "
-        "TensorRT 8.6.0 (1e8 + 1 − 1e8 is 0); onnx-tensorrt 10.1, docs/operators.md",
+        f"{MEASURED} (25 models built with float32 outputs). On an H200 with 1.4.0.76, 1.5.0.114, 1.6.1.120 and "
+        "TensorRT 8.6.0 1e8 + 1 − 1e8 is 0; onnx-tensorrt 10.1, docs/operators.md",
         "export in float32, so that the reference computes what the engine does",
         ANY,
     ),

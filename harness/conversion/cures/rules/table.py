@@ -394,8 +394,8 @@ CURES: tuple[Cure, ...] = (
         against=Against.RISKY,
         replaces=("Softmax", "Attention"),
         does=f"masks with {masks.SAFE:g}, and bounds the sum of scores and a mask by it",
-        needs="−inf or the lowest float in constants that only a Softmax reads, by way of Where, Add, Mul or Max; "
-        "no IsNaN that looks for rows masked throughout, which become even; scores within ±9800, and of a float or "
+        needs="−inf or the lowest float in constants that only a Softmax reads, by way of Where, Add, Mul or Max. "
+        "No IsNaN that looks for rows masked throughout, which become even. Scores within ±9800, and of a float or "
         "integer mask that is multiplied only 0 and 1: others are not masked as before",
         source="lowest floats become infinite at FP16, and rows of them NaN: microsoft/onnxscript issues 2479 and 2561",
         transform=masks.safe_masks,
