@@ -172,6 +172,18 @@ def _terminate(number: int, _: FrameType | None) -> None:
     raise Terminated
 
 
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    """SIGTERM while the line is read: end the worker that was started for it, and then as if nobody cared."""
+    _end_untaken()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _end_untaken() -> None:
+    if started := sys.modules.get("harness.environments.started"):
+        started.end_untaken()
+
+
 def _ignore(number: int, _: FrameType | None) -> None:
     """Unlike SIG_IGN, this is not inherited by processes that are started from now on."""
 
@@ -180,7 +192,7 @@ def _handle_sigterm(context: typer.Context) -> None:
     """Until `context` is closed; not in a thread, and not where the caller handles SIGTERM already."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _end_at_once):
         signal.signal(signal.SIGTERM, _terminate)
         context.call_on_close(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
@@ -271,8 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_error(known)
         return known.exit_code
     finally:
-        if started := sys.modules.get("harness.environments.started"):
-            started.end_untaken()
+        _end_untaken()
+        if signal.getsignal(signal.SIGTERM) is _end_at_once:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
 
 
@@ -282,6 +295,9 @@ def _start_worker(arguments: Sequence[str]) -> None:
     if named and arguments[0] in WITH_WORKER and STARTS_NONE.isdisjoint(arguments):
         from harness.environments import start_ahead
 
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _end_at_once)
         start_ahead(named[0])
 
 

@@ -121,6 +121,30 @@ def test_a_command_that_comes_to_nothing_leaves_no_worker(line: str, tmp_path: P
         assert not Path(f"/proc/{pid}").exists()
 
 
+def test_sigterm_while_the_line_is_read_ends_the_worker_too(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 100\n")
+    python.chmod(0o755)
+    (tmp_path / "harness.toml").write_text('[environments.here]\npython = "./python"\n')
+    code = (
+        "import time, typer.main\n"
+        "from harness import cli\n"
+        "typer.main.get_command = lambda app: print('started', flush=True) or time.sleep(60)\n"
+        "cli.main(['run', 'm.onnx', '--env', 'here'])\n"
+    )
+    variables = {**os.environ, "HARNESS_SCRATCH": str(tmp_path / "s")}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=variables) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert len(list((tmp_path / "s").glob("harness/*"))) == 2  # a folder and its lock
+        process.terminate()
+    assert process.returncode == -signal.SIGTERM
+    assert not list((tmp_path / "s").glob("harness/*"))
+    for pid in (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else ():
+        assert not Path(f"/proc/{pid}").exists()
+
+
 def test_no_cycles_are_collected_at_exit_which_takes_longer_than_the_rest_of_the_end() -> None:
     code = (
         "from harness.cli import main\n"
