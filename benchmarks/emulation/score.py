@@ -149,9 +149,14 @@ def _emulated(
         for variant in VARIANTS:
             sums = Accumulate.FP16 if variant in ("sums", "both") else Accumulate.FP32
             kernels = _kernels(row) if variant in ("kernels", "both") else None
-            assumed = Known(sums, known=kernels)
+            assumed = Known(sums, known=kernels, release=row["release"] if kernels else "")
             how = assumed.arithmetic(model, precision, feeds, {})
-            key = (precision, how.unrounded, *(tuple(sorted(each.items())) for each in (how.steps, how.sums)))
+            key = (
+                precision,
+                how.unrounded,
+                how.halves,
+                *(tuple(sorted(each.items())) for each in (how.steps, how.sums)),
+            )
             if key not in known:
                 emulator = Emulator(model, assumed=assumed)
                 run = emulator.attempt(feeds, precision)

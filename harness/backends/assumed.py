@@ -12,7 +12,7 @@ import numpy as np
 from harness.backends.requests import shape_ranges
 from harness.backends.session import tensor_shapes
 from harness.errors import BuildFailedError, HarnessError, UnsupportedByReleaseError
-from harness.model import PLAIN, SUMMED, Arithmetic, Model, fp16_sums
+from harness.model import PLAIN, SUMMED, Arithmetic, Model, Summation, fp16_sums
 from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TENSORRT_RTX, Profile
 
@@ -68,22 +68,37 @@ class Assumed:
 
         if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
             return PLAIN
-        in_fp16 = self.accumulate is Accumulate.FP16
-        sums = fp16_sums(model, _shapes(model, feeds), self.product, self.release) if in_fp16 else {}
-        if precision is Precision.BF16:  # only generated code for one row rounds there
-            sums = {node: how for node, how in sums.items() if how.rounds_products}
         tf32 = _in_tf32(model) if self.product == TENSORRT_RTX else frozenset[str]()
         if self.compiler is None:
-            return Arithmetic(sums, tf32=tf32)
+            return Arithmetic(self.sums(model, precision, feeds, self.release), tf32=tf32)
         ranges = shape_ranges(model, feeds, profiles)
         try:
             kernels = kernels_of(model, precision, self.compiler, islands=self.islands, profiles=ranges)
         except (BuildFailedError, UnsupportedByReleaseError):
             if self.optional:
-                return Arithmetic(sums, tf32=tf32)
+                return Arithmetic(self.sums(model, precision, feeds, self.release), tf32=tf32)
             raise
+        sums = self.sums(model, precision, feeds, kernels.release)
         found = within_kernels(kernels, model, precision).arithmetic(sums)
         return replace(found, tf32=tf32, fused=fused_casts(kernels, model))
+
+    def sums(
+        self, model: Model, precision: Precision, feeds: Mapping[str, np.ndarray], release: str
+    ) -> dict[str, Summation]:
+        """How each product is added up that is not in FP32.
+
+        Args:
+            model: the model.
+            precision: FP16, or BF16, at which only generated code for one row rounds.
+            feeds: the inputs, for their shapes.
+            release: whose rules are taken; empty: the newest that was measured.
+        """
+        if self.accumulate is not Accumulate.FP16:
+            return {}
+        found = fp16_sums(model, _shapes(model, feeds), self.product, release)
+        return {
+            node: how for node, how in found.items() if precision is Precision.FP16 or how.rounds_products
+        }
 
 
 def _in_tf32(model: Model) -> frozenset[str]:

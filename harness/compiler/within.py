@@ -2,7 +2,8 @@
 
 Measured on an H200 with TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120: generated code rounds each tensor as the
 graph says, though it does not leave the kernel, and a product is rounded before what is fused behind it. A division by
-a constant is a multiplication by its reciprocal before 1.6, a Softmax that is not in attention consists of its
+a constant, or behind which generated code multiplies once more than the graph, is a multiplication by the reciprocal
+before 1.6, a Softmax that is not in attention consists of its
 primitives, and a LayerNormalization is rounded before its weights come to it. There are exceptions:
 
 - A product that is only converted to FP32, as the output of a model is, gives its FP32 sum and is never FP16.
@@ -30,6 +31,7 @@ from harness.worker.protocol import (
     CAST,
     DIVISION,
     EXACT_OPERATIONS,
+    MULTIPLICATION,
     TENSORRT_RTX,
     Kernel,
     KernelList,
@@ -39,7 +41,14 @@ from harness.worker.protocol import (
 )
 
 RECIPROCALS_BEFORE = (1, 6)
-"""The release since which a division by a constant is one."""
+"""The release since which a division is one, or its reciprocal is not rounded."""
+
+_MULTIPLIES = {"Mul": 1, "Pow": 1, "ReduceL2": 1, "BatchNormalization": 1, "LayerNormalization": 2}
+"""By operator, how often generated code multiplies for it."""
+
+SIGMOIDS_SINCE = (1, 6)
+"""The release since which a Sigmoid at BF16 is rounded once. Before it is half of a Tanh, which is rounded, and a half:
+so all gates of LSTMs come out bit by bit."""
 
 WIDE_NORMS_SINCE = (1, 5)
 """The release since which ReduceL2 is computed in FP32."""
@@ -66,6 +75,7 @@ class Within:
         mixed: products of fused attention with its weights, which are added up tile by tile of keys.
         steps: nodes that are computed in several steps, by whether each of these is rounded.
         scales: by product, which of its inputs is scaled behind its sum, and by how much.
+        halves: see `Arithmetic`.
     """
 
     unrounded: frozenset[str]
@@ -73,6 +83,7 @@ class Within:
     steps: Mapping[str, bool] = field(default_factory=dict)
     mixed: frozenset[str] = frozenset()
     scales: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    halves: bool = False
 
     def arithmetic(self, sums: Mapping[str, Summation]) -> Arithmetic:
         """With products that are added up as `sums` says, where they are not in FP32 after all."""
@@ -83,13 +94,12 @@ class Within:
         for node in self.scales.keys() & left.keys():
             place, scale = self.scales[node]
             left[node] = replace(left[node], scaled=place, scale=scale)
-        return Arithmetic(left, self.unrounded, self.steps)
+        return Arithmetic(left, self.unrounded, self.steps, halves=self.halves)
 
 
 def fused_casts(kernels: KernelList, model: Model) -> dict[str, frozenset[str]]:
     """The matrix products whose Casts a compiler fuses away, with the nodes that read each of them."""
-    release = tuple(map(int, kernels.release.split(".")[:2]))
-    if kernels.product != TENSORRT_RTX or release >= CASTS_KEPT_SINCE:
+    if kernels.product != TENSORRT_RTX or _since(kernels) >= CASTS_KEPT_SINCE:
         return {}
     readers: dict[str, set[str]] = {}
     for node in model.lowerable:
@@ -107,6 +117,7 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
     steps: dict[str, bool] = {}
     mixed: set[str] = set()
     scales: dict[str, tuple[int, float]] = {}
+    halves = precision is Precision.BF16 and _since(kernels) < SIGMOIDS_SINCE
     for kernel in kernels.kernels:
         nodes = [known[name] for name in kernel.onnx_nodes if name in known]
         found = [node for node in nodes if node.op in _PRODUCTS]
@@ -131,12 +142,12 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
                 scales[product.name] = place, scale
                 unrounded.add(product.inputs[place])
             found = []
-            steps |= _steps(kernel, nodes, model, kernels.release)
+            steps |= _steps(kernel, nodes, model, _since(kernels), halves)
         fp32 |= {node.name for node in found}
     # The kernels of a layer that is unrolled need not name it.
     unrolled = (node for node in model.lowerable if node.op in _RECURRENT and _in_steps(node, model))
     steps |= {node.name: True for node in unrolled}
-    return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed), scales)
+    return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed), scales, halves)
 
 
 def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Iterator[str]:
@@ -191,15 +202,24 @@ def _is_one_row(node: NodeInfo, model: Model) -> bool:
     return alone and not rounds_products(int(terms or 0), int(columns or 0))
 
 
-def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str) -> dict[str, bool]:
+def _since(kernels: KernelList) -> tuple[int, ...]:
+    return tuple(map(int, kernels.release.split(".")[:2]))
+
+
+def _steps(
+    kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, since: tuple[int, ...], halves: bool
+) -> dict[str, bool]:
     """The nodes that generated code computes in several steps. It contracts a multiplication and an addition, unless
     they are fused behind a product."""
     operations = operations_of(kernel)
     contracts = fused_behind(operations) is None
     known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
     known["LayerNormalization"] = True
-    since = tuple(map(int, release.split(".")[:2]))
-    if since < RECIPROCALS_BEFORE and DIVISION not in operations:
+    if halves:
+        known["Sigmoid"] = True
+    multiplied = sum(_MULTIPLIES.get(node.op, 0) for node in nodes)
+    more = operations.count(MULTIPLICATION) > multiplied
+    if since < RECIPROCALS_BEFORE and (more or DIVISION not in operations):
         known["Div"] = True
     if since < WIDE_NORMS_SINCE and CAST not in operations[1:-1]:
         known["ReduceL2"] = True

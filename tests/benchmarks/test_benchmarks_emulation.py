@@ -15,6 +15,7 @@ from benchmarks.emulation.models import catalogue
 from benchmarks.emulation.recurrences import recurrences
 from benchmarks.emulation.score import Known, summarize
 from harness.backends import Assumed, Emulator
+from harness.environments import Environment
 from harness.model import extract, load_model
 from harness.model.sums.rules import order_of
 from harness.model.sums.summation import Order
@@ -114,7 +115,8 @@ def test_the_score_counts_verdicts_and_errors_that_are_near() -> None:
 
 
 BORDERS = np.load(Path(__file__).parent / "data" / "engine_borders.npz")
-"""What kernels of TensorRT for RTX 1.6.1.120 read and wrote on an H200, at FP16, and which nodes they compute."""
+"""What kernels of TensorRT for RTX 1.6.1.120 read and wrote on an H200, at FP16, and which nodes they compute; `|1.4|`:
+what layers of 1.4.0.76 did, at BF16 too."""
 KERNELS = json.loads(str(BORDERS["kernels"]))
 
 
@@ -154,3 +156,41 @@ def test_what_kernels_write_has_the_bits_of_an_engine(name: str, read: str, writ
     assert same[Known] >= 0.96
     if written not in ("b5_2_conv", "b1_relu"):  # a product alone needs no kernels
         assert same[Assumed] < 0.96
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "read", "written"),
+    [
+        ("lstm-row-2x16x16", Precision.FP16, "x", "states"),
+        ("lstm-row-2x32x64", Precision.FP16, "x", "states"),
+        ("lstm-row-2x512x128", Precision.FP16, "x", "states"),
+        ("lstm", Precision.BF16, "sequence", "lstm0_merge"),
+    ],
+)
+def test_recurrent_layers_have_the_bits_of_an_older_engine(
+    name: str, precision: Precision, read: str, written: str
+) -> None:
+    entries = {entry.name: entry for entry in (*recurrences(), *catalogue())}
+    part = extract(entries[name].made[0], [read], [written])
+    given = BORDERS[f"{name}|1.4|{written}"]
+    same = []
+    for release in ("1.4.0.76", "1.6.1.120"):
+        known = KernelList(TENSORRT_RTX, release, "inspector", (Kernel("", ""),))
+        emulator = Emulator(part, assumed=Known(Accumulate.FP16, known=known, release=release))
+        low = emulator.run({read: BORDERS[f"{name}|1.4|{read}"]}, precision)[written]
+        same.append(np.mean(low == given))
+    assert same[0] >= 0.98
+    assert same[1] < 0.8
+
+
+@pytest.mark.parametrize(("release", "together"), [("1.4.0.76", True), ("1.6.1.120", False)])
+def test_sums_are_those_of_the_release_whose_kernels_are_assumed(
+    monkeypatch: pytest.MonkeyPatch, release: str, together: bool
+) -> None:
+    listed = KernelList(TENSORRT_RTX, release, "log", (Kernel("", "kgen"),))
+    monkeypatch.setattr("harness.compiler.kernels_of", lambda *given, **options: listed)
+    model, feeds = next(entry for entry in recurrences() if entry.name == "rnn-row-2x32x64").made
+    assumed = Assumed(Accumulate.FP16, Environment(name="rtx", command=("python",)))
+    one_row = assumed.arithmetic(model, Precision.FP16, feeds, {}).sums["layer"].one_row
+    assert one_row is not None
+    assert one_row.together is together

@@ -118,11 +118,24 @@ def test_behind_a_product_the_last_step_before_a_conversion_is_not_rounded(
     assert (found.unrounded, found.fp32) == (frozenset(unrounded), frozenset())
 
 
-def of(op: str, proto: onnx.ModelProto, name: str, release: str) -> dict[str, bool]:
+def of(
+    op: str, proto: onnx.ModelProto, name: str, release: str, precision: Precision = Precision.FP16
+) -> dict[str, bool]:
     model = load_model(proto)
     nodes = tuple(node.name for node in model.nodes)
     kernel = Kernel(name, "kgen", nodes)
-    return dict(within_kernels(kernels(kernel, release=release), model, Precision.FP16).steps)
+    return dict(within_kernels(kernels(kernel, release=release), model, precision).steps)
+
+
+def test_a_sigmoid_at_bf16_is_a_tanh_before_1_6() -> None:
+    graph = Graph("sigmoid")
+    proto = graph.model({graph.node("Sigmoid", "gate", graph.input("x", [4])): [4]})
+    for release, precision, steps in (
+        ("1.5.0.114", Precision.BF16, {"gate": True}),
+        ("1.5.0.114", Precision.FP16, {}),
+        ("1.6.1.120", Precision.BF16, {}),
+    ):
+        assert of("Sigmoid", proto, "__myl_CastSigmCast_myl0_0", release, precision) == steps
 
 
 def test_divisions_by_constants_are_reciprocals_before_1_6() -> None:
@@ -130,6 +143,14 @@ def test_divisions_by_constants_are_reciprocals_before_1_6() -> None:
     assert of("Div", proto, "__myl_CastMulMulCast_myl0_0", "1.5.0.114") == {"div0": True}
     assert of("Div", proto, "__myl_DivMul_myl0_0", "1.5.0.114") == {}
     assert of("Div", proto, "__myl_CastDivCastMul_myl0_0", "1.6.1.120") == {}
+
+
+def test_a_division_with_a_multiplication_behind_it_is_a_reciprocal_before_1_6() -> None:
+    proto, _ = PROBES["rms-norm-1"]()
+    (divided,) = (node.name for node in load_model(proto).nodes if node.op == "Div")
+    assert of("Div", proto, "__myl_CastMulMulMeanAddSqrtDivMulCast_myl0_0", "1.5.0.114") == {divided: True}
+    assert of("Div", proto, "__myl_CastMulMulMeanAddSqrtDivCast_myl0_0", "1.5.0.114") == {}
+    assert of("Div", proto, "__myl_CastMulMulMeanAddSqrtCastDivCastMulCast_myl0_0", "1.6.1.120") == {}
 
 
 def test_generated_code_contracts_a_batch_norm_and_a_fused_epilogue_does_not() -> None:

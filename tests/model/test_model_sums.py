@@ -308,6 +308,14 @@ def test_a_division_by_the_smallest_numbers_overflows_where_it_is_a_reciprocal()
     assert np.isinf(stepped(node, np.full((1, 4), 1e-4, np.float32), {"w": small})).all()
 
 
+def test_a_sigmoid_in_steps_rounds_a_tanh() -> None:
+    x = values(4, 64, steps=40)
+    node = helper.make_node("Sigmoid", ["x"], ["y"], name="step")
+    wanted = rounded(0.5 * rounded(np.tanh(0.5 * x)) + 0.5)
+    assert np.mean(stepped(node, x, {}) == wanted) > 0.98
+    assert np.mean(rounded(sigmoid(x)) == wanted) < 0.9
+
+
 @pytest.mark.parametrize("rounds", [True, False])
 def test_a_batch_norm_is_a_multiplication_and_an_addition(rounds: bool) -> None:
     x = values(1, 4, 3, 3)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from harness.model.rounding import Emitter
 from harness.model.sums.products import emit_sum
-from harness.model.sums.recurrent import RECURRENT, emit_recurrent
+from harness.model.sums.recurrent import RECURRENT, emit_recurrent, emit_sigmoid
 from harness.model.sums.summation import DEPTH, Summation
 
 Round = Callable[[Emitter, str], str]
@@ -29,6 +29,7 @@ class Arithmetic:
         tf32: products that read TF32 where they are in FP32.
         fused: by product of which a compiler fuses Casts away, the nodes that read it: it keeps them where one of these
             is in FP32, too.
+        halves: a Sigmoid is half of a Tanh of half of what it reads, rounded, and a half.
     """
 
     sums: Mapping[str, Summation] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Arithmetic:
     steps: Mapping[str, bool] = field(default_factory=dict)
     tf32: frozenset[str] = frozenset()
     fused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    halves: bool = False
 
     def kept(
         self, island: frozenset[str], fp32_sums: frozenset[str]
@@ -71,7 +73,9 @@ class Arithmetic:
             one_row = None if how is None else how.one_row
             depth = DEPTH if how is not None and one_row is None else 0
             width = how.reads[0][-1] if how is not None else 0
-            return emit_recurrent(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
+            return emit_recurrent(
+                emit, node, opset, round, depth=depth, one_row=one_row, width=width, halves=self.halves
+            )
         if how is not None:
             return (emit_sum(emit, node, how, opset, round),)
         return (emit_steps(emit, node, opset, round, rank, rounds=self.steps[name]),)
@@ -86,7 +90,7 @@ def emit_steps(
     """Emit a node as several: a BatchNormalization as a multiplication and an addition of constants that are rounded, a
     LayerNormalization as one without weights and the multiplication and addition of these, a Softmax as its primitives,
     a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal, a ReduceL2
-    as the square root of a sum of squares. Of a Softmax whose steps are not
+    as the square root of a sum of squares, a Sigmoid as a Tanh. Of a Softmax whose steps are not
     rounded, the powers are, before they are divided by their sum: fused attention divides last.
 
     Args:
@@ -105,6 +109,8 @@ def emit_steps(
     if node.op_type == "Div":
         one = emit.constant("one", np.array(1.0, np.float32))
         return emit.add("Mul", node.input[0], between(emit, emit.add("Div", one, node.input[1])))
+    if node.op_type == "Sigmoid":
+        return emit_sigmoid(emit, node.input[0], between, halves=True)
     if node.op_type == "ReduceL2":
         squares = between(emit, emit.add("Mul", node.input[0], node.input[0]))
         total = emit.add("ReduceSum", squares, *_given_axes(emit, node, attributes, opset), **attributes)

@@ -41,6 +41,9 @@ NARROW, WIDE = 8, 64
 """TensorRT for RTX reads up to so many channels of an image two taps at once, unless a convolution has so many filters;
 up to half as many four taps at once, if it has no more filters than that many channels."""
 
+APART_SINCE = (1, 6)
+"""The release of TensorRT for RTX since which recurrent layers of two directions multiply what they read by itself."""
+
 SPLIT_TERMS, SHORTEST, FEW_ROWS = 768, 256, 16
 """With fewer terms no product was split, and no part was shorter; up to so many rows are one tile."""
 
@@ -204,7 +207,7 @@ def _summation(
         return None
     attributes = {name: each.value for name, each in inner.attributes.items()}
     if node.op in RECURRENT:
-        how = _one_row(node.op, left, right, attributes) if left[1] == 1 else None
+        how = _one_row(node.op, left, right, attributes, release) if left[1] == 1 else None
         rounds = how is not None and (how.read or how.state or how.new)
         return Summation((left, right), (), rounds_products=rounds, recurrent=True, one_row=how)
     if node.op == "Conv":
@@ -232,14 +235,14 @@ def _summation(
     return Summation((left, right), out, parts)
 
 
-def _one_row(op: str, read: Shape, weights: Shape, attributes: Mapping[str, object]) -> OneRow:
+def _one_row(op: str, read: Shape, weights: Shape, attributes: Mapping[str, object], release: str) -> OneRow:
     """Which products of a recurrent layer of one row are generated code.
 
-    With two directions what is read times its weights is never.
+    With two directions what is read times its weights is not, since APART_SINCE.
     """
     directions, gates, width = weights
     hidden = int(attributes["hidden_size"])  # type: ignore[call-overload]
-    alone = directions == 1
+    alone = directions == 1 or bool(release and _short(release) < APART_SINCE)
     columns = gates
     if op == "GRU" and not attributes.get("linear_before_reset"):
         columns = 2 * hidden

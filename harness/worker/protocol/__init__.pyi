@@ -58,6 +58,7 @@ from .names import CAST as CAST
 from .names import DIVISION as DIVISION
 from .names import EXACT_OPERATIONS as EXACT_OPERATIONS
 from .names import MOVES as MOVES
+from .names import MULTIPLICATION as MULTIPLICATION
 from .names import Work as Work
 from .names import accumulates_in as accumulates_in
 from .names import fused_behind as fused_behind

@@ -43,8 +43,8 @@ _MOVERS = frozenset(
 )
 #: By the operation that other code is fused with.
 _FUSIONS = {"Fc": Work.MATRIX_PRODUCT, "Corr": Work.CONVOLUTION}
-#: Operations of generated code: a conversion, a division, those that make no new numbers, and those that only move.
-CAST, DIVISION = "Cast", "Div"
+#: Operations of generated code: a conversion, arithmetic, those that make no new numbers, and those that only move.
+CAST, DIVISION, MULTIPLICATION = "Cast", "Div", "Mul"
 EXACT_OPERATIONS = frozenset(("Relu", "Tran", "Resh", "Move"))
 MOVES = frozenset((CAST, "Move", "Resh", "Tran", "Copy", "Slic", "Conc"))
 _ATTENTION = re.compile(r"_gem[mv]_mha_")
