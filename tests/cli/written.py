@@ -61,6 +61,7 @@ COMMANDS = {
     "saved outputs": Command("run cases -p fp32 -q --save-outputs out/outputs.json --json out/r.json"),
     "golden": Command("run cases -q --golden-update"),
     "check": Command(f"check floored.onnx --input x:[2,4] --fix out/fixed.onnx {REPORTS}"),
+    "split": Command("check floored.onnx --input x:[2,4] --split out/parts --json out/r.json"),
     "compare": Command(f"compare net.onnx net.onnx {REPORTS}"),
     "quantize": Command(
         "quantize net.onnx --data data.npz -o out/q.onnx --write-cache out/q.cache --json out/q.json --html out/q.html"
@@ -72,6 +73,8 @@ COMMANDS = {
         every=2,
     ),
     "drift": Command(f"{DRIFT} {REPORTS}", cases=("clean", "failing"), again="--resume"),
+    "baselines": Command("drift cases -e emulator:fp16 -k 1 -q --baseline-update", cases=("clean",)),
+    "table": Command(f"{DRIFT} --table out/t.csv --table out/t.parquet", cases=("clean",), again="--resume"),
     "history": Command("history export out/rows.csv", before=DRIFT),
     "nightly": Command(f"history show {REPORTS}", before=DRIFT),
     "environment": Command(f"env add second --python {PYTHON}", before=f"env add first --python {PYTHON}"),
