@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.backends.plan import Timing
-from harness.environments import Supervisor
+from harness.environments import SecondBuilder, Supervisor
 from harness.errors import CandidateError, InputDataError, WorkerCrashedError, WorkerTimeoutError
 from harness.model import Model, save_model
 from harness.tensors import dtype_name, dtype_of
@@ -95,6 +95,7 @@ class EngineStore:
         self._folder_name = f"engines-{next(_numbers)}"
         self._generation = -1
         self._begun: _Begun | None = None
+        self._second: SecondBuilder | None = None
 
     def get(self, model: Model, request: protocol.BuildRequest) -> Engine:
         """The engine of `model` that `request` describes; its `model_path` is filled in here.
@@ -113,7 +114,7 @@ class EngineStore:
             self.builds += not engine.counted
             engine.counted = True
             return engine
-        return self._keep(key, self._build(model, request, reply))
+        return self._keep(key, self._build(model, request, key, reply))
 
     def begin(
         self, model: Model, request: protocol.BuildRequest, on_built: Callable[[protocol.EngineFacts], None]
@@ -140,14 +141,14 @@ class EngineStore:
             return False
         located = self._located(model, request)
         begun = self._begun = _Begun(key, self._generation, Future())
-
+        load = self._loader(key)
         taken = threading.Event()
 
         def build() -> None:
             try:
                 with self.supervisor.turn():
                     taken.set()
-                    reply = self._ask(located)
+                    reply = load(located) or self._ask(located)
                     if isinstance(reply, protocol.BuildReply):
                         on_built(reply.facts)
                 begun.reply.set_result(reply)
@@ -157,6 +158,45 @@ class EngineStore:
         threading.Thread(target=build, name="build ahead", daemon=True).start()
         taken.wait(_TURN_SECONDS)
         return True
+
+    def start_second(self) -> None:
+        """Start a second worker for `prebuild`. It ends with that build, the next one in the first, or this store."""
+        if self._second is None:
+            self._second = SecondBuilder(self.supervisor)
+
+    def prebuild(self, model: Model, request: protocol.BuildRequest) -> None:
+        """Build an engine in the second worker, if there is one; `begin` and `get` load it.
+
+        For an engine that is asked for when that is done which the worker is at work on, and not before.
+
+        Raises:
+            CandidateError: the worker does not start, or the disk is full.
+        """
+        key = _key(model, request)
+        known = key in self._engines or (self._begun is not None and self._begun.key == key)
+        if self._second is not None and not known:
+            path = self._folder() / f"prebuilt-{next(_numbers)}"
+            self._second.build(key, self._located(model, request), path)
+
+    def _loader(self, key: tuple[str, str]) -> Callable[[protocol.BuildRequest], protocol.BuildReply | None]:
+        """Loads what the second worker has built for `key`, or gives None: build it. It ends the second worker.
+
+        It waits for it twice as long as a build took in the first: one that has begun mostly ends soon.
+        """
+        second, self._second = self._second, None
+        longest = 2 * max((engine.facts.build_seconds or 0.0 for engine in self._engines.values()), default=0)
+
+        def load(located: protocol.BuildRequest) -> protocol.BuildReply | None:
+            prebuilt = None if second is None else second.take(key, longest)
+            if prebuilt is not None:
+                with contextlib.suppress(CandidateError, OSError):
+                    reply = self.supervisor.ask(replace(located, prebuilt_path=str(prebuilt.path)))
+                    prebuilt.path.unlink()
+                    if isinstance(reply, protocol.BuildReply):
+                        return replace(reply, facts=replace(reply.facts, build_seconds=prebuilt.seconds))
+            return None
+
+        return load
 
     def run(
         self, engine: Engine, feeds: Tensors, timing: Timing, *, debug: bool = False
@@ -229,6 +269,9 @@ class EngineStore:
 
     def close(self) -> None:
         """Free the engines and the model files, when a build that was begun has ended. The worker stays."""
+        if self._second is not None:
+            self._second.end()
+            self._second = None
         if (begun := self._wait()) is not None:
             self._adopt(begun, ("", ""))
         if self._generation == self.supervisor.generation and self.supervisor.running:
@@ -290,11 +333,15 @@ class EngineStore:
         self,
         model: Model,
         request: protocol.BuildRequest,
+        key: tuple[str, str],
         reply: protocol.BuildReply | protocol.Error | None,
     ) -> Engine:
         """Build an engine, if `reply` is not what came of that already."""
         request = self._located(model, request)
-        reply = reply or self._ask(request)
+        if reply is None and (reply := self._loader(key)(request)) is None:
+            self._renew()  # loading may have ended the worker
+            request = self._located(model, request)
+            reply = self._ask(request)
         if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY and self._engines:
             self._release_all()
             reply = self._ask(request)

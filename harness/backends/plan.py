@@ -171,6 +171,15 @@ class Candidate(Protocol):
         way now. What is not `certain` to be evaluated is begun where it takes seconds."""
         return False  # so that it is not abstract
 
+    def start_second(self) -> None:
+        """Start in the background the process that `prebuild` needs, where one pays."""
+        return  # so that it is not abstract
+
+    def prebuild(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
+        """Build in that process what `build_ahead` and `evaluate` load: for what is most likely evaluated next, while
+        something else is under way. What goes wrong is not told: it is built again then."""
+        return  # so that it is not abstract
+
     def probe(self) -> ProbeReply | None:
         """What its environment is and can do; None without one.
 

@@ -29,7 +29,7 @@ from harness.case import BuildOptions
 from harness.environments import TF32_VARIABLE, Environment, Supervisor, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import LOW_DTYPE, Model
-from harness.tensors import Precision, hash_feeds
+from harness.tensors import Precision, available_memory, hash_feeds
 from harness.text import names
 from harness.worker.protocol import (
     TENSORRT_RTX,
@@ -44,6 +44,9 @@ from harness.worker.protocol import (
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
+#: What must be free for a second builder, as a multiple of the weights in FP32 and beside them: one of 1.6 took 1.6
+#: times as much memory (of 24 products of 2048 × 2048, in FP16), and 0.15 GB.
+_ROOM, _LIBRARY = 4, 1 << 30
 #: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context, or starts no
 #: inference in it.
 _RUNS_NOT = frozenset({"no_context", "not_started", "cuda_error", "crashed"})
@@ -120,6 +123,27 @@ class TensorRTCandidate(Candidate):
                     wanted.model, wanted.request, partial(self._learn, plan, wanted.request)
                 )
         return False
+
+    def start_second(self) -> None:
+        """See Candidate.start_second. For TensorRT for RTX, where the machine has room for a second builder."""
+        with suppress(HarnessError):
+            pays = self.supervisor.environment.limits.second and self.probe().product == TENSORRT_RTX
+            if pays and available_memory() > self._room():
+                self.store.start_second()
+
+    def prebuild(self, plan: Plan, feeds: Tensors) -> None:
+        """See Candidate.prebuild."""
+        with suppress(HarnessError, OSError):
+            plain = plan.observation is Observation.NONE and plan.tactics is None
+            if not plain or self._takes_variable(plan) or not self.supervisor.running:
+                return
+            if shutil.disk_usage(self.supervisor.worker().folder).free > self._room():
+                wanted = self.requests.unobserved(plan, feeds)
+                self.store.prebuild(wanted.model, wanted.request)
+
+    def _room(self) -> int:
+        """Bytes that must be free, of memory and of disk, for a second builder to take nothing from anybody."""
+        return _LIBRARY + _ROOM * sum(tensor.nbytes for tensor in self.model.weights.values())
 
     def _learn(self, plan: Plan, request: BuildRequest, facts: EngineFacts) -> None:
         """Let the emulator know the kernels of an engine that is built as a compiler is asked for them."""

@@ -16,6 +16,8 @@ from .edit import remove_environment as remove_environment
 from .folders import cache_folder as cache_folder
 from .installing import install as install
 from .installing import uninstall as uninstall
+from .second import Prebuilt as Prebuilt
+from .second import SecondBuilder as SecondBuilder
 from .started import start_ahead as start_ahead
 from .supervisor import Supervisor as Supervisor
 from .supervisor import abort_shared as abort_shared

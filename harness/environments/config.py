@@ -77,7 +77,7 @@ class WorkerLimits(_Strict):
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Memory of the host that a worker may have, in GiB; by default all."""
     workers: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """How many workers of TensorRT for RTX may share the GPU, whose builds need none; by default see `lanes`."""
+    """How many workers of TensorRT for RTX may be at work: builds need no GPU. By default see `lanes` and `second`."""
 
     @property
     def lanes(self) -> int:
@@ -87,6 +87,13 @@ class WorkerLimits(_Strict):
         if self.memory_gib is not None:
             return 1
         return max(1, min(_MOST_LANES, len(os.sched_getaffinity(0)) // _CORES_OF_A_LANE))
+
+    @property
+    def second(self) -> bool:
+        """Whether a second worker may build beside the one at work: with four cores, where memory is not limited."""
+        if self.workers is not None:
+            return self.workers > 1
+        return self.memory_gib is None and len(os.sched_getaffinity(0)) >= _CORES_OF_A_LANE
 
 
 class _Emulator(_Strict):

@@ -62,6 +62,7 @@ class Supervisor:
         self._greeted = threading.Event()
         self._idle: threading.Timer | None = None
         self._variants: dict[tuple[tuple[str, str], ...], Supervisor] = {}
+        self._second: Supervisor | None = None
 
     def with_variables(self, **variables: str) -> Supervisor:
         """The worker of the same environment that is started with these variables, too; it ends when this one does.
@@ -76,6 +77,18 @@ class Supervisor:
                     changed, adapter=self._adapter, keep_cache=self._keep_cache
                 )
             return self._variants[merged]
+
+    def second(self) -> Supervisor:
+        """Another worker of the same environment, which sees no GPU; the one before ends.
+
+        It ends with this one, in the middle of whatever it does; `abort` ends it before.
+        """
+        if self._second is not None:
+            self._second.abort()
+        variables = {**dict(self.environment.variables), "CUDA_VISIBLE_DEVICES": ""}
+        environment = replace(self.environment, variables=tuple(sorted(variables.items())))
+        self._second = Supervisor(environment, adapter=self._adapter, keep_cache=False)
+        return self._second
 
     def turn(self) -> AbstractContextManager[bool]:
         """Nobody else asks this worker meanwhile; it waits for whoever does."""
@@ -145,13 +158,17 @@ class Supervisor:
             if len(self._failed_starts) >= _STARTS:
                 raise self._failed_starts[-1]
             try:
-                self._process = self._start()
+                process = self._start()
             except CandidateError as error:
                 self._failed_starts.append(error)
                 raise
             self._failed_starts.clear()
             self.generation += 1
-            return self._process
+            self._process = process
+            if self._aborted:  # meanwhile
+                process.kill()
+                raise CandidateError("aborted", environment=self.environment.name)
+            return process
 
     def ask(self, message: Answered[R], seconds: float | None = None) -> R | protocol.Error:
         """The reply to `message`, or an `Error`.
@@ -214,6 +231,8 @@ class Supervisor:
         with self._guard:
             for variant in self._variants.values():
                 variant.close()
+            if self._second is not None:
+                self._second.abort()
             if self._running is not None:
                 self._save_caches(self._running)
             if self._process is not None:
@@ -230,8 +249,10 @@ class Supervisor:
         A thread that waits for its reply fails at once, and so does whatever it asks next.
         """
         self._aborted = True
-        for variant in list(self._variants.values()):
-            variant.abort()
+        for other in (*self._variants.values(), *filter(None, [self._second])):
+            other.abort()
+        if self._idle is not None:
+            self._idle.cancel()
         process = self._process  # the guard is held by the thread that waits
         if process is not None:
             process.kill()

@@ -24,6 +24,7 @@ from .halves import to_float32 as to_float32
 from .journals import append_line as append_line
 from .journals import read_journal as read_journal
 from .journals import take_lock as take_lock
+from .memory import available_memory as available_memory
 from .memory import memory_limit as memory_limit
 from .precision import Accumulate as Accumulate
 from .precision import Precision as Precision

@@ -12,12 +12,17 @@ the environment make it fail:
     REFUSED, REFUSED_LOW      names of nodes that the parser never takes, or takes in FP32 alone
     CAPABILITIES, FREE_BYTES, PRODUCT  what the probe reports
     BUILT             a file that a build waits for
+    SETTLED           a file that the worker waits for after its reply to a build
     SLOW              seconds that a build, and an inference that is timed, take at least
     CRASH_ONCE        a file: the build that finds it removes it, and kills the worker
+    RECORD            a file that gets a line for each build, for each engine that is written and each that is loaded
+    WRITING, LOADING  what goes wrong with an engine that is written, or loaded: `crash`, `refuse`, `hang`, and of what
+                      is written `cut` (the file is too short), `other` (it is of another release)
 """
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import time
 
@@ -46,6 +51,25 @@ def _is_low(model, name):
     return kinds[node.output[0]] != onnx.TensorProto.FLOAT
 
 
+def _record(event, model_path):
+    if not os.path.exists(model_path):
+        raise Fault("bad_request", "there is no file")
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with open(os.environ.get("RECORD", os.devnull), "a") as file:
+        file.write(f"{event} on {'a GPU' if seen else 'no GPU'}\n")
+    with open(model_path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def _fail(how):
+    if how == "crash":
+        ctypes.string_at(0)
+    if how == "hang":
+        time.sleep(600)
+    if how == "refuse":
+        raise Fault("build_failed", "refused")
+
+
 class CpuEngines(Adapter):
     def __init__(self):
         self.engines = {}
@@ -62,7 +86,25 @@ class CpuEngines(Adapter):
             capabilities=tuple(os.environ.get("CAPABILITIES", "fp16,weak").split(",")),
         )
 
+    def compile(self, request):
+        digest = _record("write", request.build.model_path)
+        how = os.environ.get("WRITING")
+        _fail(how)
+        with open(request.build.engine_path, "w") as file:
+            file.write(digest[: -1 if how == "cut" else None])
+        release = "8.6.1" if how == "other" else "8.6.0"
+        product = os.environ["PRODUCT"]
+        report = protocol.CompileReport(
+            product, release, "strong", engine_bytes=len(digest), build_seconds=7.0
+        )
+        return protocol.CompileReply(report)
+
     def build(self, request):
+        digest = _record("load" if request.prebuilt_path else "build", request.model_path)
+        if request.prebuilt_path:
+            _fail(os.environ.get("LOADING"))
+            with open(request.prebuilt_path) as file:
+                assert file.read() == digest
         marks = set(request.marks)
         if request.options.workspace_mib == 1:
             raise Fault("build_failed", "no implementation")
@@ -138,6 +180,10 @@ class CpuEngines(Adapter):
         time.sleep(float(os.environ.get("SLOW", 0)) if request.repeats else 0)
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
+
+    def settle(self):
+        while not os.path.exists(os.environ.get("SETTLED", "/")):
+            time.sleep(0.01)
 
     def release(self, engine_id):
         self.engines.pop(engine_id, None)

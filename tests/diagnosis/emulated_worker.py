@@ -2,6 +2,9 @@
 
 DIE_AT is the number of the build or inference, over all workers that share COUNTER (a file), at which the worker
 kills itself; DIE_WHEN says whether before or after the work is done.
+
+With RECORD (a file that gets a line for each build, and for each engine that is written and loaded) it is TensorRT for
+RTX, whose graphs say the precision. CRASH is the event at which it dies.
 """
 
 import os
@@ -11,7 +14,7 @@ import numpy as np
 from harness_worker import protocol
 from harness_worker.server import Adapter
 
-from harness.backends import Emulator
+from harness.backends import Emulator, FileAsItIs
 from harness.model import load_model
 from harness.tensors import Precision
 
@@ -28,14 +31,34 @@ def _count():
         return file.tell()
 
 
+def _record(event):
+    with open(os.environ.get("RECORD", os.devnull), "a") as file:
+        file.write(event + "\n")
+    if event == os.environ.get("CRASH"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class EmulatedEngines(Adapter):
     def __init__(self):
         self.engines = {}
 
+        self.typed = "RECORD" in os.environ
+
     def probe(self, request):
+        if self.typed:
+            offered = ("debug_tensors", "fp16", "strong", "unfused_debug_tensors")
+            product = protocol.TENSORRT_RTX
+            return protocol.ProbeReply("1.6.1.120", product=product, builder_ok=True, capabilities=offered)
         return protocol.ProbeReply(
             tensorrt="8.6.0", gpu="CPU", free_bytes=10**9, builder_ok=True, capabilities=("fp16", "weak")
         )
+
+    def compile(self, request):
+        _record("write")
+        with open(request.build.engine_path, "w") as file:
+            file.write("engine")
+        report = protocol.CompileReport(protocol.TENSORRT_RTX, "1.6.1.120", "strong", engine_bytes=6)
+        return protocol.CompileReply(report)
 
     def build(self, request):
         return self._mortal(lambda: self._build(request))
@@ -54,12 +77,17 @@ class EmulatedEngines(Adapter):
 
     def _build(self, request):
         model = load_model(request.model_path)
+        _record("load" if request.prebuilt_path else "build")
         engine_id = f"engine-{len(self.engines)}"
-        self.engines[engine_id] = (Emulator(model), request)
+        self.engines[engine_id] = ((FileAsItIs if self.typed else Emulator)(model), request)
         outputs = [info.name for info in model.outputs]
         outputs += [name for name in request.marks if name not in outputs]
         return protocol.BuildReply(
-            engine_id, tuple(outputs), protocol.EngineFacts(typing="weak", build_seconds=0.1, engine_bytes=1)
+            engine_id,
+            tuple(outputs),
+            protocol.EngineFacts(
+                typing="strong" if self.typed else "weak", build_seconds=0.1, engine_bytes=1
+            ),
         )
 
     def _infer(self, request):

@@ -99,6 +99,47 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     assert dict(reversed(asked))["cure_on_emulator"] == 1, "nothing is searched in vain where nobody waits"
 
 
+def prebuilding(kind: type[FakeEngine], building: bool) -> type[FakeEngine]:
+    """Engines of `kind` that note what a second process is asked for, and how many were built by then."""
+
+    class Prebuilding(kind):  # type: ignore[misc,valid-type]
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.asked: list[tuple[Plan | None, int]] = []
+
+        def build_ahead(self, plan: Plan, feeds: object, *, certain: bool = False) -> bool:
+            return building
+
+        def start_second(self) -> None:
+            self.asked.append((None, self.builds))
+
+        def prebuild(self, plan: Plan, feeds: object) -> None:
+            self.asked.append((plan, self.builds))
+
+    return Prebuilding
+
+
+def test_the_engine_with_the_island_is_built_beside_the_first_one() -> None:
+    make = prebuilding(FakeEngine, building=True)
+    engine = make(rmsnorm(scale=600.0), "b1_up", never)
+    diagnosis = run(engine)
+    assert engine.asked == [(None, 0), *[(engine.plans[1], 0)] * 2], (
+        "as soon as it cures, and when it is the least"
+    )
+    assert engine.plans[1].islands == frozenset(ISLAND)
+    assert (engine.builds, diagnosis.cost.builds) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "building", "builds"), [(1.0, True, None), (600.0, False, None), (600.0, True, 2)]
+)
+def test_nothing_is_built_beside_the_first_one(scale: float, building: bool, builds: int | None) -> None:
+    """Where the emulator passes, where nobody waits for an engine, and where no build would be left to observe it."""
+    engine = prebuilding(FakeEngine, building)(rmsnorm(scale=scale), "b1_up", never)
+    run(engine, budget=DiagnosisBudget(builds=builds))
+    assert engine.asked == []
+
+
 def test_the_list_of_layers_names_those_of_the_engine(tmp_path: Path) -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", when_lowered("b1_up"))
     run(engine, out=tmp_path)

@@ -16,7 +16,7 @@ from models import feeds, rmsnorm
 from onnx import helper
 
 from benchmarks.emulation.accumulators import accumulate_in_fp16
-from harness.backends import Observation
+from harness.backends import Observation, Plan
 from harness.case import Tolerance
 from harness.diagnosis import (
     Diagnosis,
@@ -171,6 +171,22 @@ def test_the_first_cure_is_casts_around_products_and_takes_two_builds(tmp_path: 
     assert typed.dtypes["b0_down_w::fp16"] == "float16"
     assert [node.op for node in typed.nodes].count("Cast") == 8
     assert set(diagnosis.recipes) == {Recipe.TENSORRT_RTX, Recipe.LAYER_LIST, Recipe.TYPED_MODEL}
+
+
+def test_the_engine_with_casts_around_products_is_built_beside_the_first_one(tmp_path: Path) -> None:
+    prebuilt = []
+
+    class Prebuilding(Accumulating):
+        def build_ahead(self, plan: Plan, feeds: object, *, certain: bool = False) -> bool:
+            return True
+
+        def prebuild(self, plan: Plan, feeds: object) -> None:
+            prebuilt.append((plan, self.builds))
+
+    engine = Prebuilding(wide(), "b0_up", never, product=TENSORRT_RTX, release="1.6.1.120")
+    diagnosis = on(engine, saved(tmp_path, engine.model))
+    assert prebuilt == [(engine.plans[1], 0)]
+    assert diagnosis.fp32_sums == ("b0_down", "b1_down")
 
 
 def test_casts_that_are_fused_away_are_no_cure_that_failed(tmp_path: Path) -> None:

@@ -188,12 +188,20 @@ class Evaluator:
         Returns:
             Whether it is under way: there is time for something else.
         """
+        if self._is_settled(key):
+            return False
+        return self.subject.candidate.build_ahead(plan, self.subject.bench.feeds[0], certain=certain)
+
+    def prebuild(self, plan: Plan, key: str) -> None:
+        """Build the engine of `plan` in a second process as far as that can be, likewise."""
+        if not self._is_settled(key):
+            self.subject.candidate.prebuild(plan, self.subject.bench.feeds[0])
+
+    def _is_settled(self, key: str | None) -> bool:
+        """Whether the journal knows what came of a plan, or the budget ends."""
         known = key is not None and self._recall(key, thorough=True) is not None
         builds = self.spending.budget.builds
-        if known or (builds is not None and builds - self.spending.builds < ENGINES_OF_A_CURE):
-            return False
-        feeds = self.subject.bench.feeds[0]
-        return self.subject.candidate.build_ahead(plan, feeds, certain=certain)
+        return known or (builds is not None and builds - self.spending.builds < ENGINES_OF_A_CURE)
 
     def emulate_ahead(self, plans: Sequence[Plan]) -> None:
         """Begin to emulate plans that differ in their islands alone, side by side, for `evaluate` to take."""

@@ -31,7 +31,7 @@ from harness.diagnosis.context import (
     in_background,
 )
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Stage
-from harness.diagnosis.stages.cures import prior_of, sums_of
+from harness.diagnosis.stages.cures import prebuild, prior_of, sums_of
 from harness.diagnosis.stages.observation import look_ahead
 from harness.diagnosis.stages.prediction import foreseen
 from harness.errors import (
@@ -173,6 +173,8 @@ def judge_candidate(seen: Seen, context: Context) -> Seen:
 
     def foresee(sample: int, building: bool) -> None:
         foreseen_to_fail.append(sample)
+        if building:
+            context.subject.candidate.start_second()
         prediction = foreseen(context.subject, sample)
         if not building:
             return
@@ -181,8 +183,10 @@ def judge_candidate(seen: Seen, context: Context) -> Seen:
             if seen.precision is Precision.FP16:
                 context.report(Stage.CURE, "add up in FP32")
                 sums = sums_of(context, prediction)
-            if sums is None or not sums.products:
-                prior_of(context, prediction)
+            if sums is not None and sums.products:
+                prebuild(context, fp32_sums=sums.products)
+            elif (prior := prior_of(context, prediction, partial(prebuild, context))).found:
+                prebuild(context, prior.island)
         context.report(Stage.GATES, text)
 
     gates = check_gates(context.evaluator, foresee)

@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 10
+PROTOCOL = 11
 
 
 R = TypeVar("R")
@@ -177,6 +177,8 @@ class BuildRequest(Answered["BuildReply"]):
         calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
         nodes: the nodes of the model in topological order.
         engine_path: where to write the serialized engine; None writes none.
+        prebuilt_path: the serialized engine, as another worker of the release has built it for this same request: it is
+            loaded, and nothing is built.
         tactics: what to do about tactics; None leaves them to TensorRT and reports only what the inspector does.
     """
 
@@ -192,6 +194,7 @@ class BuildRequest(Answered["BuildReply"]):
     calibration: Tuple[str, ...] = ()
     nodes: Tuple[NodeHint, ...] = ()
     engine_path: Optional[str] = None
+    prebuilt_path: Optional[str] = None
     tactics: Optional[TacticOrders] = None
 
 

@@ -1,5 +1,6 @@
 """The adapter's whole path, on every release: a name that the release lacks fails here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,24 @@ def test_what_becomes_of_a_model_is_reported_without_keeping_an_engine(
     assert failed.failure.message.endswith(
         "returned no engine: Error Code 10: no implementation for node conv1"
     )
+
+
+def test_an_engine_that_is_built_already_is_loaded(rig: Rig, tmp_path: Path) -> None:
+    model = "conv" if ("weak", "fp16") in Release.of(rig.trt).precisions else "typed-fp16"
+    path = tmp_path / "engine"
+    assert rig.compile(model, "fp16", engine_path=str(path)).engine_bytes == path.stat().st_size
+    built = rig.build(model, "fp16")
+    attempts = rig.world.attempts
+    loaded = rig.build(model, "fp16", prebuilt_path=str(path))
+    assert rig.world.attempts == attempts
+    same = {"build_seconds": None}
+    assert replace(loaded.facts, **same) == replace(built.facts, **same)
+    tensors = [rig.infer(reply, feed(model))[0]["y"].array for reply in (loaded, built)]
+    np.testing.assert_array_equal(*tensors)
+    path.unlink()
+    with pytest.raises(Fault, match="there is no file") as caught:
+        rig.build(model, "fp16", prebuilt_path=str(path))
+    assert caught.value.kind == "bad_request"
 
 
 def test_tensorrt_for_rtx_compiles_without_a_gpu_and_runs_nothing(rig: Rig, models: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ from .emulator import find_prior as find_prior
 from .emulator import prior_of as prior_of
 from .engine import confirm as confirm
 from .engine import cure_on_engine as cure_on_engine
+from .engine import prebuild as prebuild
 from .engine import search_engine as search_engine
 from .engine import time_island as time_island
 from .engine import try_casts as try_casts

@@ -6,7 +6,7 @@ and what cures. Only where it does not pass are other islands, marks and a searc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.backends import Plan, Timing
@@ -78,6 +78,12 @@ def confirm(evaluator: Evaluator, plan: Plan) -> JudgedEvaluation:
         BudgetExhaustedError: the limits are reached.
     """
     return evaluator.evaluate(plan, phase="confirm", key=key_of(plan), thorough=True)
+
+
+def prebuild(context: Context, island: Iterable[str] = (), fp32_sums: Iterable[str] = ()) -> None:
+    """Begin in a second process the engine that `try_prior` or `try_sums` will ask for."""
+    plan = context.subject.plan(island, fp32_sums=fp32_sums)
+    context.evaluator.prebuild(plan, key_of(plan))
 
 
 def try_sums(seen: Seen, context: Context) -> Seen:

@@ -118,8 +118,7 @@ class Builder:
         engine = self._deserialize(serialized, ready.start)
         seconds = time.perf_counter() - began
 
-        if request.engine_path is not None:
-            write_atomically(request.engine_path, serialized)
+        _write(request, serialized)
         return Built(
             engine=engine,
             typing=ready.typing.name,
@@ -135,7 +134,7 @@ class Builder:
         )
 
     def compile(self, request: BuildRequest) -> CompileReport:
-        """Build one engine that nobody keeps, and say what became of it; no GPU is needed if the release needs none."""
+        """Build one engine that is not loaded, and say what became of it; a GPU is needed if the release needs one."""
         ready = self._prepare(request)
         log = KernelLog()
         self._log.verbose_listeners.append(log.add)
@@ -149,6 +148,7 @@ class Builder:
             failure.nodes = _named_nodes(ready, failure.evidence)
             raise failure
         seconds = time.perf_counter() - began
+        _write(request, serialized)
         listed, warnings = self._list(serialized, log, request)
         return CompileReport(
             self._release.product,
@@ -185,8 +185,9 @@ class Builder:
 
     def _prepare(self, request: BuildRequest) -> _Ready:
         trt, release = self._trt, self._release
-        if not os.path.isfile(request.model_path):
-            raise Fault("bad_request", "there is no file {}".format(request.model_path))
+        for path in filter(None, (request.model_path, request.prebuilt_path)):
+            if not os.path.isfile(path):
+                raise Fault("bad_request", "there is no file {}".format(path))
         typing = self._typing(request)
         start = self._log.mark()
         builder = self.make_builder()
@@ -327,6 +328,9 @@ class Builder:
 
 def _serialize(ready: _Ready, tactics: Optional[Tactics]) -> Any:
     """The serialized engine, or None; built again where orders on tactics could not be carried out at once."""
+    if ready.request.prebuilt_path is not None:
+        with open(ready.request.prebuilt_path, "rb") as file:
+            return memoryview(file.read())
     if tactics is None:
         return ready.build()
     try:
@@ -336,6 +340,11 @@ def _serialize(ready: _Ready, tactics: Optional[Tactics]) -> Any:
     finally:
         tactics.close()
     return serialized
+
+
+def _write(request: BuildRequest, serialized: Any) -> None:
+    if request.engine_path is not None:
+        write_atomically(request.engine_path, serialized)
 
 
 def _is_named(name: str, text: str) -> bool:
