@@ -275,6 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typer.main.get_command(app)(arguments, prog_name="harness")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # before a command began
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         if with_traceback:
             print_exc()

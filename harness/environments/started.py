@@ -57,12 +57,10 @@ class LogTail:
         with self._guard:
             text = self._kept.decode(errors="replace")
         plain = _COLOUR.sub("", text)
-        lines = ("".join(filter(_printable, line)).rstrip() for line in plain.splitlines())
+        lines = (
+            "".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in plain.splitlines()
+        )
         return tuple([line for line in lines if line][-count:])
-
-
-def _printable(character: str) -> bool:
-    return character.isprintable() or character == "\t"
 
 
 class StartedProcess:

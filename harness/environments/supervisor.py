@@ -17,7 +17,7 @@ from harness.environments.command import start_variables
 from harness.environments.config import TF32_VARIABLE, Environment
 from harness.environments.process import WorkerProcess
 from harness.environments.turns import turns_of
-from harness.errors import CandidateError, WorkerCrashedError
+from harness.errors import CandidateError, HarnessError, WorkerCrashedError
 from harness.worker import protocol
 from harness.worker.protocol import Answered
 
@@ -56,7 +56,7 @@ class Supervisor:
         self._has_run = False
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
-        self._failed_ahead: CandidateError | None = None
+        self._failed_ahead: HarnessError | None = None
         self._aborted = False
         self._product: str | None = None
         self._greeted = threading.Event()
@@ -111,7 +111,7 @@ class Supervisor:
             with self._guard:  # whoever waits for it finds the failure, too
                 try:
                     self.probe()
-                except CandidateError as error:
+                except HarnessError as error:
                     self._failed_ahead = error
 
         threading.Thread(target=start, name=f"start {self.environment.name}", daemon=True).start()

@@ -525,6 +525,19 @@ def test_the_traceback_of_the_users_code_stays_with_the_error(make, models):
     assert "in _inner\n" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("builder", ["uses:build", "elsewhere:build", "late:build"])
+def test_a_module_of_the_working_directory_comes_with_the_way_to_have_it_found(make, models, builder):
+    Path("elsewhere").mkdir()
+    models("import elsewhere\n", "uses.py")
+    models("def build():\n    import elsewhere\n", "late.py")
+    with pytest.raises(BuilderError, match=r"(No|no) module") as caught:
+        resolve_model(make(builder=builder))
+    assert (
+        caught.value.hint
+        == "'elsewhere' is in the working directory, which is not searched: try `PYTHONPATH=. harness …`"
+    )
+
+
 def test_functions_that_a_package_hands_on_are_suggested(make):
     package = Path("cases/nets")
     package.mkdir()

@@ -327,6 +327,15 @@ def test_an_interruption_ends_with_130(command, capsys) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_an_interruption_before_a_command_begins_ends_with_130(monkeypatch, capsys) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.cli._start_worker", interrupted)
+    assert main(["run", "--env", "here"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_closed_pipe_is_not_an_error(tiny_cases) -> None:
     folder = tiny_cases("clean")
     process = subprocess.Popen(

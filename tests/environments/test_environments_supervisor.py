@@ -92,6 +92,23 @@ def test_a_worker_that_cannot_start_ahead_says_so_when_it_is_asked(environment: 
     assert len(tries) == 2
 
 
+def test_an_unusable_scratch_folder_is_one_message_and_not_also_a_traceback_of_a_thread(
+    environment: Environment, tmp_path: Path, monkeypatch
+) -> None:
+    printed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "file"))
+    lost = Supervisor(environment)
+    lost.start_ahead()
+    for thread in threading.enumerate():
+        if thread.name.startswith("start "):
+            thread.join()
+    with pytest.raises(EnvironmentConfigError, match="the scratch folder cannot be used"):
+        lost.probe()
+    assert not printed
+
+
 def test_no_cache_is_kept_of_a_worker_that_built_nothing(supervisor: Supervisor) -> None:
     file = cache_file(supervisor)
     supervisor.close()

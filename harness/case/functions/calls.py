@@ -186,7 +186,7 @@ class UserFunction:
                 raise BuilderError(
                     f"{self._kind} {self.name}: there is no module {error.name!r}",
                     where=self._where,
-                    hint=near or places,
+                    hint=near or unsearched(error) or places,
                 ) from None
             raise self.blame(error, "cannot be imported:") from error
         except BaseException as error:
@@ -238,7 +238,8 @@ class UserFunction:
                 break
             raised = raised.__cause__ or raised.__context__
         blamed = error if raised is None else raised
-        return self.error(f"{verb} {said(blamed)}", where=self.line_of(blamed) or place)
+        where = self.line_of(blamed) or place
+        return self.error(f"{verb} {said(blamed)}", where=where, hint=unsearched(blamed))
 
     def line_of(self, error: BaseException) -> Place | None:
         """The line of the innermost frame in the function's module or a neighbour of it."""
@@ -326,6 +327,14 @@ def modules_in(folder: Path) -> list[str]:
     """Names of the modules and packages in a folder."""
     packages = [path.parent.name for path in folder.glob("*/__init__.py")]
     return sorted([*packages, *(path.stem for path in folder.glob("*.py"))])
+
+
+def unsearched(error: BaseException) -> str | None:
+    """How a module is found that `error` misses and the working directory has; None if that is not why."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name or not (Path(name).is_dir() or Path(f"{name}.py").is_file()):
+        return None
+    return f"{name!r} is in the working directory, which is not searched: try `PYTHONPATH=. harness …`"
 
 
 def owner_of(module: str, folder: Path) -> str:
