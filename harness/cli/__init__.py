@@ -266,6 +266,9 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `arguments` default to those of the process."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `>&-`: no other file may take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # After an error, people add the flag at the end of the line, behind the command, where typer refuses it.
     with_traceback = "--traceback" in arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -334,6 +335,13 @@ def test_an_interruption_before_a_command_begins_ends_with_130(monkeypatch, caps
     monkeypatch.setattr("harness.cli._start_worker", interrupted)
     assert main(["run", "--env", "here"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_change_the_answer(closed: str, tiny_cases) -> None:
+    command = f"{shlex.join([*HARNESS, 'run', str(tiny_cases('clean'))])} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_closed_pipe_is_not_an_error(tiny_cases) -> None:
