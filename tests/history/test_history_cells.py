@@ -106,7 +106,7 @@ def test_any_damaged_byte_of_a_value_is_found(sound: Path, tmp_path: Path) -> No
         damaged[place] ^= 0x10
         path.write_bytes(damaged)
         said = message_of(path, lambda path: assert_frame_equal(harness.load_history(path), values))
-        assert said is None or said.startswith(f"{path}: ")
+        assert said is None or (said.startswith(f"{path}: ") and "\n" not in said)
         found += said is not None
     assert found
 

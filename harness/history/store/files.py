@@ -415,7 +415,7 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
             table = table if table.schema.types == wanted.types else table.cast(wanted)
             table.validate(full=True)
     except (OSError, ArrowException) as error:
-        raise HistoryError(f"cannot be read: {error}", where=path) from error
+        raise HistoryError(f"cannot be read: {' '.join(str(error).split())}", where=path) from error
     check_cells(table, path)
     return table
 
