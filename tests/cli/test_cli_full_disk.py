@@ -65,6 +65,9 @@ def test_a_full_disk_is_one_message_whichever_write_meets_it(
         status = command.carry_out()
         disk.full = watch.folder = None
         said = "\n".join(capsys.readouterr())
+        if disk.writes <= number:  # it wrote less: what a compiler says is in its cache by now
+            assert status == expected
+            break
         if status == expected:  # a diagnosis stands without its repro, and says why there is none
             said += (folder / "out/diagnosis/diagnosis.json").read_text()
         else:

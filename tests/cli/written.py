@@ -20,6 +20,8 @@ from harness.cli import main
 
 REPORTS = "--json out/r.json --html out/r.html --markdown out/r.md"
 PYTHON = shlex.quote(sys.executable)
+RTX = os.environ.get("HARNESS_RTX_PYTHON", "")
+"""A Python with the compiler that some commands ask; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,6 @@ COMMANDS = {
     "saved outputs": Command("run cases -p fp32 -q --save-outputs out/outputs.json --json out/r.json"),
     "golden": Command("run cases -q --golden-update"),
     "check": Command(f"check floored.onnx --input x:[2,4] --fix out/fixed.onnx {REPORTS}"),
-    "split": Command("check floored.onnx --input x:[2,4] --split out/parts --json out/r.json"),
     "compare": Command(f"compare net.onnx net.onnx {REPORTS}"),
     "quantize": Command(
         "quantize net.onnx --data data.npz -o out/q.onnx --write-cache out/q.cache --json out/q.json --html out/q.html"
@@ -82,6 +83,11 @@ COMMANDS = {
     "schema": Command("case schema --out out/schema.json"),
 }
 """Every command that writes files, with all the files that it can write here."""
+if RTX:
+    COMMANDS["split"] = Command(
+        "check floored.onnx --input x:[2,4] -e first --split out/parts --json out/r.json",
+        before=f"env add first --python {shlex.quote(RTX)}",
+    )
 FLOORED = parser.parse_model(
     '<ir_version: 9, opset_import: ["" : 18]> g (float[N,4] x, float[4] b) => (float[N,4] y) { y = Mod(x, b) }'
 )
