@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
+from harness.history.judgement.outcome import Explained
 from harness.history.judgement.structure import precisions_by_node
 from harness.history.store import BuiltLayer, EngineRow
 from harness.history.types import FailsOn
-from harness.judge import Cause, RunReason, Verdict
+from harness.judge import RunReason, Verdict
 from harness.tensors import NEVER
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
@@ -19,7 +20,7 @@ _FAILING = (Verdict.FAIL.value, Verdict.XFAIL.value)
 
 
 @dataclass(frozen=True)
-class BuildOutcome:
+class BuildOutcome(Explained):
     """What came of one build.
 
     Args:
@@ -37,18 +38,6 @@ class BuildOutcome:
     why: RunReason = field(default=RunReason(), metadata=NEVER)
     error: float | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
-
-    ALSO_IN_JSON: ClassVar = ("cause", "reason")
-
-    @property
-    def cause(self) -> Cause | None:
-        """Why it fails, as a code."""
-        return self.why.code
-
-    @property
-    def reason(self) -> str:
-        """Why it fails, in one line; empty where that is not known."""
-        return self.why.headline
 
 
 @dataclass(frozen=True)

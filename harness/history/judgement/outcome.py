@@ -11,8 +11,26 @@ from harness.history.types import BuildCount, DriftStatus
 from harness.judge import Cause, RunReason
 
 
+class Explained:
+    """What has a reason, `why`; in JSON its code and its line stand beside it."""
+
+    why: RunReason
+
+    ALSO_IN_JSON: ClassVar = ("cause", "reason")
+
+    @property
+    def cause(self) -> Cause | None:
+        """The reason as a code."""
+        return self.why.code
+
+    @property
+    def reason(self) -> str:
+        """The reason in one line; empty where there is none."""
+        return self.why.headline
+
+
 @dataclass(frozen=True)
-class UnjudgedBuild:
+class UnjudgedBuild(Explained):
     """A build that could not be judged.
 
     Args:
@@ -26,18 +44,6 @@ class UnjudgedBuild:
     why: RunReason
     status: DriftStatus
     log: tuple[str, ...] = ()
-
-    ALSO_IN_JSON: ClassVar = ("cause", "reason")
-
-    @property
-    def cause(self) -> Cause | None:
-        """Why it could not, as a code."""
-        return self.why.code
-
-    @property
-    def reason(self) -> str:
-        """Why it could not, in one line."""
-        return self.why.headline
 
     @property
     def headline(self) -> str:
